@@ -1,0 +1,103 @@
+"""Folders of identities: one sub-folder per person, and photo splits that never move when people are added."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ganinv import images
+
+SPLITS = {"train": 0.6, "references": 0.2, "test": 0.2}  # share of each person's photos
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos of people: pixels uint8 [N,3,R,R]; person int64 [N], an index into names; files, one per photo."""
+
+    pixels: torch.Tensor
+    person: torch.Tensor
+    names: tuple[str, ...]
+    files: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def images(self, index: torch.Tensor | slice = slice(None)) -> torch.Tensor:
+        """Returns float32 images [n,3,R,R] in [-1,1]."""
+        return images.from_uint8(self.pixels[index])
+
+
+def unit_hash(text: str) -> float:
+    """Returns a number in [0,1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def list_people(root: str | Path) -> dict[str, list[Path]]:
+    """Returns the photo files of each sub-folder of root, both sorted by name.
+
+    Raises: ValueError when root is no folder, holds no person, or a person's folder holds no photo.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"expected a folder with one sub-folder per person, got {root}, which is no folder")
+    people = {}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        people[folder.name] = sorted(path for path in folder.iterdir() if path.suffix.lower() in images.SUFFIXES)
+        if not people[folder.name]:
+            raise ValueError(f"expected photos ({', '.join(images.SUFFIXES)}) in {folder}, got none; remove the folder")
+    if not people:
+        raise ValueError(f"expected a folder with one sub-folder per person, got {root}, which has none")
+    return people
+
+
+def split_photos(files: list[Path], split: str) -> list[Path]:
+    """Returns the files of one person that belong to a split ("train", "references", "test" or "all").
+
+    A person's photos are ordered by a hash of person and file name and cut at fixed shares, so the split of a photo
+    depends on nothing outside that person's folder. A person with three photos or more has one in every split.
+    """
+    if split == "all":
+        return list(files)
+    if split not in SPLITS:
+        raise ValueError(f"expected a split among all, {', '.join(SPLITS)}, got {split}")
+    ordered = sorted(files, key=lambda path: unit_hash(f"{path.parent.name}/{path.name}"))
+    # "references" and "test" are rounded first, and are never empty while three photos exist
+    sizes = {name: max(1, round(share * len(files))) for name, share in SPLITS.items() if name != "train"}
+    sizes["train"] = max(0, len(files) - sum(sizes.values()))
+    start = {"references": 0, "test": sizes["references"], "train": sizes["references"] + sizes["test"]}[split]
+    return sorted(ordered[start : start + sizes[split]])
+
+
+def select_people(people: dict[str, list[Path]], low: float, high: float) -> dict[str, list[Path]]:
+    """Returns the people whose name hashes into [low,high): a fixed share of any population."""
+    return {name: files for name, files in people.items() if low <= unit_hash(name) < high}
+
+
+def load_photos(
+    people: dict[str, list[Path]], size: int, *, split: str = "all", most: int | None = None, progress: bool = False
+) -> Photos:
+    """Returns photos [N,3,size,size] of people, at most `most` per person (the first by hash, not by name).
+
+    Raises: ValueError for a broken file (naming it), or when no photo is left.
+    """
+    chosen = [
+        (index, path)
+        for index, (name, files) in enumerate(people.items())
+        for path in sorted(split_photos(files, split), key=lambda path: unit_hash(f"{name}/{path.name}"))[:most]
+    ]
+    if not chosen:
+        raise ValueError(f"expected at least one photo in the split {split}, got none from {len(people)} people")
+    pixels = np.empty((len(chosen), 3, size, size), np.uint8)
+    for row, (_, path) in enumerate(tqdm(chosen, "photos", disable=not progress, leave=False)):
+        pixels[row] = images.load_pixels(path, size).transpose(2, 0, 1)
+    return Photos(
+        torch.from_numpy(pixels),
+        torch.tensor([index for index, _ in chosen]),
+        tuple(people),
+        tuple(f"{path.parent.name}/{path.name}" for _, path in chosen),
+    )

@@ -1,0 +1,97 @@
+"""The image convention: float32 [N,3,H,W], RGB, in [-1,1]; greyscale is three equal channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".pgm")
+
+
+def from_uint8(pixels: torch.Tensor) -> torch.Tensor:
+    """Returns float32 images [...] in [-1,1] from uint8 pixels [...] in [0,255]."""
+    if pixels.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 pixels, got {pixels.dtype}; images in [-1,1] need no conversion")
+    return pixels.float() / 127.5 - 1
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Returns uint8 pixels [...] in [0,255] from images [...] in [-1,1]; values outside are clamped."""
+    return ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def check(images: torch.Tensor, name: str = "images") -> torch.Tensor:
+    """Returns images unchanged if they keep the convention.
+
+    Raises: ValueError when the shape is not [N,3,H,W], or a value is not finite or lies outside [-1,1].
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"expected {name} of shape [N,3,H,W], got {list(images.shape)}")
+    low, high = images.min().item(), images.max().item()
+    if not (low >= -1.001 and high <= 1.001):
+        raise ValueError(f"expected {name} in [-1,1], got [{low:.3g},{high:.3g}]; call images.from_uint8 first")
+    return images
+
+
+def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
+    """Returns images [N,3,size,size], bilinear with antialiasing; differentiable; a no-op at the same size."""
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def centre_square(picture: Image.Image) -> Image.Image:
+    """Returns the largest centred square of a PIL picture."""
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return picture.crop((left, top, left + side, top + side))
+
+
+def load_pixels(path: str | Path, size: int) -> np.ndarray:
+    """Returns one picture file as uint8 [size,size,3] RGB: centre square, Lanczos.
+
+    Raises: ValueError naming the file when it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as picture:
+            square = centre_square(picture.convert("RGB"))
+            return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"expected a readable picture, got {path} ({error}); repair or remove the file") from error
+
+
+def load(path: str | Path, size: int) -> torch.Tensor:
+    """Returns one picture file as an image [1,3,size,size] in [-1,1]. Raises: see load_pixels."""
+    return from_uint8(torch.from_numpy(load_pixels(path, size).copy())).permute(2, 0, 1)[None]
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    """Returns a PIL picture of one image [3,H,W] in [-1,1]."""
+    return Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy())
+
+
+def save(image: torch.Tensor, path: str | Path, scale: int = 1) -> None:
+    """Writes one image [3,H,W] in [-1,1] as PNG, each pixel repeated `scale` times; atomic."""
+    picture = to_pil(image)
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    path = Path(path)
+    temporary = path.with_suffix(".tmp")
+    picture.save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def grid(images: torch.Tensor, columns: int, padding: int = 2) -> torch.Tensor:
+    """Returns one image [3,H',W'] of images [N,3,H,W] laid out row by row on white."""
+    count, _, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = images.new_ones(3, rows * (height + padding) - padding, columns * (width + padding) - padding)
+    for index, image in enumerate(images):
+        top, left = index // columns * (height + padding), index % columns * (width + padding)
+        sheet[:, top : top + height, left : left + width] = image
+    return sheet
