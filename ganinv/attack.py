@@ -1,0 +1,218 @@
+"""The straight line: candidates, start choice, search, final choice. No judge is seen here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from ganinv import images as image_convention
+from ganinv.interfaces import Generator, Recognizer
+from ganinv.objectives import weighted_sum
+from ganinv.optimization import Optim, minimise
+from ganinv.randomness import Streams, seeded
+from ganinv.search_spaces import SEARCH_SPACES, PixelSpace, WSpace, ZSpace, fit_whitening
+from ganinv.selection import best_per_identity, score_flipped, score_transformed
+from ganinv.transforms import RandomAffine, Transform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """The random transform of every view: mirror, rotation (degrees), magnification, shift (share of the side)."""
+
+    flip: float = 0.5
+    degrees: float = 5.0
+    scale: tuple[float, float] = (0.95, 1.1)
+    shift: float = 0.04
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackConfig:
+    """What one attack does; everything but the models, the identities and the seed."""
+
+    space: str = "w"  # z | w | w_plus | pixels
+    objective: str = "max_margin"
+    tv: float = 0.0  # weight of total variation
+    l2: float = 0.0  # weight of the squared pixels
+    steps: int = 100
+    candidates: int = 2000  # seeded latents scored by the target for the start
+    restarts: int = 8  # best candidates per identity that are optimised
+    keep: int = 1  # results kept per identity
+    psi: float = 0.8  # truncation of the start
+    bound: float = 2.0  # standard deviations of the prior that w may leave its mean
+    final_transforms: int = 64  # random transforms in the final choice
+    batch: int = 40
+    blur_sigma: float = 0.0  # pixels: smoothing between steps
+    image_every: int = 25
+    optim: Optim = field(default_factory=Optim)
+    augment: Augment = field(default_factory=Augment)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an attack took. seconds: wall clock; counts are of single images through the target."""
+
+    seconds: float
+    images_evaluated: int
+    gradient_queries: int
+    score_queries: int
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """identities [T]; images [T,K,3,R,R] in [-1,1], as 8-bit files hold them; scores [T,K], the target's mean score in
+    the final choice; latents, each [T*K,...]; cost."""
+
+    identities: tuple[int, ...]
+    images: torch.Tensor
+    scores: torch.Tensor
+    latents: dict[str, torch.Tensor]
+    cost: Cost
+
+
+def ignore(row: dict) -> None:
+    """A callback that does nothing."""
+
+
+def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple[int, ...], has_prior: bool) -> None:
+    """Raises: ValueError for anything in a configuration that cannot be run."""
+    if config.space not in SEARCH_SPACES:
+        raise ValueError(f"expected a space among {', '.join(SEARCH_SPACES)}, got {config.space}")
+    if config.space != "pixels" and not has_prior:
+        raise ValueError(f"expected a generator for the space {config.space}, got none; pass --generator")
+    if not recognizer.num_identities:
+        raise ValueError("expected a target with identities (logits), got one that only embeds")
+    unknown = [identity for identity in identities if not 0 <= identity < recognizer.num_identities]
+    if unknown or not identities:
+        last = recognizer.num_identities - 1
+        raise ValueError(f"expected identities from 0 to {last}, got {', '.join(map(str, unknown)) or 'none'}")
+    for name in ("steps", "candidates", "restarts", "keep", "final_transforms", "batch"):
+        if getattr(config, name) < (0 if name == "steps" else 1):
+            raise ValueError(f"expected --attack.{name} of at least {0 if name == 'steps' else 1}, got {getattr(config, name)}")
+    if config.keep > config.restarts:
+        raise ValueError(f"expected to keep at most the {config.restarts} restarts, got {config.keep}")
+    if config.space != "pixels" and config.restarts > config.candidates:
+        raise ValueError(f"expected at most {config.candidates} restarts (the candidates), got {config.restarts}")
+
+
+@torch.no_grad()
+def choose_start(
+    generator: Generator, recognizer: Recognizer, identities: torch.Tensor, config: AttackConfig, seed: int
+) -> torch.Tensor:
+    """Returns z [T,restarts,z_dim]: of one seeded pool, the candidates that the target scores best per identity."""
+    pool = torch.randn(config.candidates, generator.z_dim, generator=seeded(seed, "candidates")).to(identities.device)
+    scores = [
+        score_flipped(recognizer, generator.synthesize(generator.map(z, config.psi)).clamp(-1, 1), identities)
+        for z in pool.split(256)
+    ]
+    return pool[best_per_identity(torch.cat(scores, 1), config.restarts)]
+
+
+def split_work(identities: tuple[int, ...], restarts: int, batch: int) -> Iterator[list[tuple[int, int]]]:
+    """Yields lists of at most `batch` (position of the identity, restart): candidates of all identities share batches."""
+    work = [(position, restart) for restart in range(restarts) for position in range(len(identities))]
+    for start in range(0, len(work), batch):
+        yield work[start : start + batch]
+
+
+def invert(
+    generator: Generator | None,
+    recognizer: Recognizer,
+    identities: tuple[int, ...],
+    config: AttackConfig,
+    *,
+    seed: int = 0,
+    start: torch.Tensor | None = None,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[dict], None] = ignore,
+) -> AttackResult:
+    """Returns the pictures that the target takes for its users, found without any information on them.
+
+    generator: the prior, None for the space "pixels". identities: classes of the target. start: [T,C,R,R] in [-1,1],
+    the first pictures of the space "pixels" (C=1: greyscale, the restarts differ only in their transforms). on_step gets
+    one row a step: {"step","objective","target_score","identities"} and, every image_every steps, "images" [T,3,R,R].
+
+    Raises: ValueError for a configuration that cannot be run; FaultError when the objective is not finite.
+    """
+    check_config(config, recognizer, identities, generator is not None)
+    if config.space == "pixels" and (start is None or len(start) != len(identities)):
+        raise ValueError(f"expected start pictures [{len(identities)},C,R,R] for the space pixels, got {start if start is None else list(start.shape)}")
+    began = time.perf_counter()
+    device = torch.device(device)
+    wanted = torch.tensor(identities, device=device)
+    objective = weighted_sum({config.objective: 1.0, "total_variation": config.tv, "l2": config.l2})
+    transform: Transform = RandomAffine(
+        flip=config.augment.flip, degrees=config.augment.degrees, scale=config.augment.scale, shift=config.augment.shift
+    )
+    score_queries = 0
+    whitening = None
+    if config.space != "pixels":
+        start = choose_start(generator, recognizer, wanted, config, seed)
+        score_queries += 2 * config.candidates
+        whitening = fit_whitening(generator, device=device) if config.space != "z" else None
+    found, gradients, done = [], 0, 0
+    for work in split_work(identities, config.restarts, config.batch):
+        position = torch.tensor([p for p, _ in work], device=device)
+        restart = torch.tensor([r for _, r in work], device=device)
+        keys = [(seed, "search", identities[p], r) for p, r in work]
+        first = start[position] if config.space == "pixels" else start[position, restart]
+        space = build_space(config, generator, first.to(device), whitening)
+        report = report_steps(on_step, done, identities, position, config)
+        gradients += minimise(
+            space, recognizer, wanted[position], objective, transform, Streams(keys), steps=config.steps, optim=config.optim,
+            on_step=report,
+        )  # fmt: skip
+        done += config.steps
+        with torch.no_grad():
+            pictures = image_convention.from_uint8(image_convention.to_uint8(space()))
+            streams = Streams((seed, "final", *key[2:]) for key in keys)
+            scores = score_transformed(
+                recognizer, pictures, wanted[position], transform, streams, config.final_transforms
+            )
+        score_queries += len(work) * config.final_transforms
+        found.append((position, pictures, scores, space.latents()))
+    return collect(found, identities, config.keep, began, gradients, score_queries)
+
+
+def build_space(config: AttackConfig, generator: Generator | None, first: torch.Tensor, whitening) -> nn.Module:
+    """Returns the search space of a configuration, at its start: z [N,z_dim], or pixels [N,C,R,R]."""
+    if config.space == "pixels":
+        return PixelSpace(first, blur_sigma=config.blur_sigma)
+    if config.space == "z":
+        return ZSpace(generator, first, psi=config.psi)
+    return WSpace(
+        generator, first, psi=config.psi, bound=config.bound, whitening=whitening, plus=config.space == "w_plus"
+    )
+
+
+def report_steps(on_step: Callable[[dict], None], done: int, identities: tuple[int, ...], position: torch.Tensor, config):
+    """Returns minimise's callback: it turns samples into one row a step, the best sample speaking for its identity."""
+
+    def report(step: int, losses: torch.Tensor, scores: torch.Tensor, pictures: torch.Tensor) -> None:
+        row = {"step": done + step, "objective": losses.mean().item(), "target_score": scores.mean().item()}
+        seen = position.unique()
+        best = [torch.where(position == p, losses, torch.inf).argmin() for p in seen]
+        row["identities"] = {identities[p]: scores[b].item() for p, b in zip(seen.tolist(), best, strict=True)}
+        if step % config.image_every == 0 or step == config.steps - 1:
+            row["images"] = pictures[torch.stack(best)].clamp(-1, 1).cpu()
+        on_step(row)
+
+    return report
+
+
+def collect(found: list, identities: tuple[int, ...], keep: int, began: float, gradients: int, queries: int) -> AttackResult:
+    """Returns the best `keep` samples per identity by the target's transformed score."""
+    position = torch.cat([part[0] for part in found])
+    pictures = torch.cat([part[1] for part in found])
+    scores = torch.cat([part[2] for part in found])
+    latents = {name: torch.cat([part[3][name] for part in found]) for name in found[0][3]}
+    table = torch.stack([torch.where(position == p, scores, -1.0) for p in range(len(identities))])
+    chosen = best_per_identity(table, keep)
+    cost = Cost(time.perf_counter() - began, gradients + queries, gradients, queries)
+    flat = chosen.flatten()
+    return AttackResult(
+        identities, pictures[chosen].cpu(), scores[chosen].cpu(), {k: v[flat].cpu() for k, v in latents.items()}, cost
+    )
