@@ -1,0 +1,212 @@
+"""Training of a recognizer: a margin head over registered users and public people, of which the users' part is kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from ganinv.data import Photos
+from ganinv.recognizers.torchvision import CosineRecognizer
+from ganinv.training.state import append_jsonl, load_state, save_state, truncate_jsonl
+from ganinv.transforms import Chain, Cutout, RandomAffine, RandomBlur, RandomLight
+
+AUGMENTATIONS = {
+    "light": Chain((RandomAffine(degrees=8, scale=(0.9, 1.15), shift=0.05), RandomLight(), RandomBlur(probability=0.15))),
+    "strong": Chain(
+        (
+            RandomAffine(degrees=12, scale=(0.85, 1.2), shift=0.07),
+            RandomLight(contrast=0.35, brightness=0.25),
+            RandomBlur(probability=0.3),
+            Cutout(share=0.35, probability=0.5),
+        )
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecognizerTraining:
+    """How a recognizer is trained; the defaults are those of the shipped target."""
+
+    architecture: str = "resnet18"
+    embedding_dim: int = 256
+    input_size: int = 64
+    steps: int = 2400
+    batch: int = 128
+    users_share: float = 0.3  # share of a batch that are photos of registered users
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    contrastive: float = 1.0  # weight of the contrastive term; with two photos a person the margin head alone hardly starts
+    scale: float = 24.0
+    margin: float = 0.2  # CosFace, grown from 0 over the first third of the steps
+    augmentation: str = "light"
+    precision: str = "bfloat16"  # of the network; the loss is float32
+    seed: int = 0
+    save_every_s: float = 120.0
+
+
+def cosine_margin_loss(cosines: torch.Tensor, labels: torch.Tensor, scale: float, margin: float) -> torch.Tensor:
+    """Returns the mean loss of cosines [N,C] in [-1,1]. Source: Wang et al. 2018, CosFace, Eq. 4."""
+    return F.cross_entropy(scale * (cosines - margin * F.one_hot(labels, cosines.shape[1])), labels)
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Returns a linear warm-up over a twentieth of the steps, then a half cosine to zero."""
+    warm = max(1, steps // 20)
+    return peak * (step + 1) / warm if step < warm else peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+
+def contrastive_loss(embeddings: torch.Tensor, labels: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
+    """Returns the mean supervised contrastive loss of embeddings [N,D] of unit norm. Source: Khosla et al. 2020, Eq. 2."""
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    positives = (labels[:, None] == labels) & ~itself
+    log_share = (embeddings @ embeddings.T / temperature).masked_fill(itself, -torch.inf).log_softmax(1)
+    return -(log_share.masked_fill(~positives, 0).sum(1) / positives.sum(1)).mean()
+
+
+def draw_pairs(photos: Photos, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Returns indices [2*count]: `count` random photos, then for each a random photo of the same person (or itself)."""
+    first = torch.randint(len(photos), (count,), generator=generator)
+    order = photos.person.argsort(stable=True)
+    sizes = torch.bincount(photos.person, minlength=len(photos.names))
+    start = sizes.cumsum(0) - sizes
+    person = photos.person[first]
+    offset = (torch.rand(count, generator=generator) * sizes[person]).long()
+    return torch.cat([first, order[start[person] + offset]])
+
+
+def draw_batch(sets: list[Photos], sizes: list[int], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns images [B,3,R,R] and labels [B]: sizes[i]/2 pairs drawn from sets[i], whose labels follow one another."""
+    images, labels, first = [], [], 0
+    for photos, size in zip(sets, sizes, strict=True):
+        index = draw_pairs(photos, size // 2, generator)
+        images.append(photos.images(index))
+        labels.append(photos.person[index] + first)
+        first += len(photos.names)
+    return torch.cat(images), torch.cat(labels)
+
+
+def train_recognizer(
+    config: RecognizerTraining,
+    users: Photos | None,
+    public: Photos | None,
+    out: Path,
+    *,
+    device: torch.device,
+    resume: bool = False,
+    on_step: Callable[[dict], None] = lambda row: None,
+) -> CosineRecognizer:
+    """Returns the trained recognizer in eval mode; its identities are the users (none: an open-set recognizer).
+
+    users, public: training photos; their people become the classes of the margin head, users first. The state is
+    written to out/state.safetensors on a clock, the log to out/steps.jsonl; resume goes on from them to the bit.
+    Raises: ValueError when neither set is given.
+    """
+    sets = [photos for photos in (users, public) if photos is not None]
+    if not sets:
+        raise ValueError("expected photos of users or of public people, got neither")
+    torch.manual_seed(config.seed)
+    model = CosineRecognizer(
+        config.architecture,
+        num_identities=sum(len(photos.names) for photos in sets),
+        embedding_dim=config.embedding_dim,
+        input_size=config.input_size,
+        scale=config.scale,
+    ).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
+    generator = torch.Generator().manual_seed(config.seed)
+    num_users = round(config.batch * config.users_share) if users is not None and public is not None else config.batch
+    sizes = [num_users, config.batch - num_users][: len(sets)]
+    augment, state_file, log = AUGMENTATIONS[config.augmentation], out / "state.safetensors", out / "steps.jsonl"
+    first = 0
+    if resume:
+        state = load_state(state_file)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        first = state["step"]
+        truncate_jsonl(log, first - 1)
+
+    model.train()
+    saved_at = time.monotonic()
+    for step in range(first, config.steps):
+        images, labels = draw_batch(sets, sizes, generator)
+        images = augment(images, generator).to(device, memory_format=torch.channels_last)
+        labels = labels.to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config.steps, config.lr)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            embeddings = model.embed(images)
+        cosines = embeddings @ F.normalize(model.directions, dim=1).T
+        loss = cosine_margin_loss(cosines, labels, config.scale, config.margin * min(1.0, 3 * step / config.steps))
+        loss = loss + config.contrastive * contrastive_loss(embeddings, labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if step % 20 == 0 or step == config.steps - 1:
+            row = {"step": step, "loss": loss.item(), "top1": (cosines.argmax(1) == labels).float().mean().item()}
+            append_jsonl(log, row)
+            on_step(row)
+        if time.monotonic() - saved_at > config.save_every_s or step == config.steps - 1:
+            save_state(
+                state_file,
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "generator": generator.get_state(),
+                    "step": step + 1,
+                },
+            )
+            saved_at = time.monotonic()
+    return keep_identities(model, len(users.names) if users is not None else 0)
+
+
+def keep_identities(model: CosineRecognizer, count: int) -> CosineRecognizer:
+    """Returns the recognizer with its first `count` identities only, frozen, in eval mode."""
+    model.directions = torch.nn.Parameter(model.directions[:count].detach().clone()) if count else None
+    model.num_identities = count or None
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def top1(model: CosineRecognizer, photos: Photos, batch: int = 256) -> float:
+    """Returns the share of photos whose best class is their person."""
+    device = next(model.parameters()).device
+    hits = [
+        (model(photos.images(slice(i, i + batch)).to(device)).logits.argmax(1).cpu() == photos.person[i : i + batch])
+        for i in range(0, len(photos), batch)
+    ]
+    return torch.cat(hits).float().mean().item()
+
+
+@torch.no_grad()
+def embed_photos(model, photos: Photos, batch: int = 256) -> torch.Tensor:
+    """Returns embeddings [N,D] of all photos, on the CPU."""
+    device = next(model.parameters()).device
+    parts = [
+        model(photos.images(slice(i, i + batch)).to(device)).embeddings.cpu() for i in range(0, len(photos), batch)
+    ]
+    return torch.cat(parts)
+
+
+def verification(embeddings: torch.Tensor, person: torch.Tensor) -> dict[str, float]:
+    """Returns how well cosine similarity tells people apart, over all pairs of embeddings [N,D] of person [N].
+
+    auc; accept_at_far_1e-2, the share of same-person pairs above the threshold that 1 % of the others pass; and the
+    mean similarity of both kinds of pairs.
+    """
+    row, column = torch.triu_indices(len(person), len(person), 1)
+    similarity, same = (embeddings @ embeddings.T)[row, column], person[row] == person[column]
+    genuine, impostor = similarity[same].sort().values, similarity[~same].sort().values
+    threshold = impostor[min(len(impostor) - 1, math.ceil(0.99 * len(impostor)))]
+    return {
+        "auc": (torch.searchsorted(impostor, genuine).double() / len(impostor)).mean().item(),
+        "accept_at_far_1e-2": (genuine > threshold).double().mean().item(),
+        "genuine_similarity": genuine.mean().item(),
+        "impostor_similarity": impostor.mean().item(),
+    }
