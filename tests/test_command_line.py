@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from ganinv import command_line
+from ganinv.command_line import format_help, parse, parse_identities
+from ganinv.interfaces import FaultError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """How steps are taken."""
+
+    lr: float = 0.1  # step size
+    betas: tuple[float, float] = (0.9, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Does a thing.
+
+    And this is noise.
+    """
+
+    world: str = "lfw"  # which world, told in a text that is so long that it cannot possibly stand on one line of help
+    flip: bool = True  # mirror
+    ids: tuple[int, ...] = (1, 2)
+    x: float | None = 1.0
+    out: Path | None = None
+    mode: Literal["offline", "online"] = "offline"
+    num_steps: int = 3
+    optim: Optim = field(default_factory=lambda: Optim(lr=0.2))
+
+    def __post_init__(self):
+        if self.num_steps < 0:
+            raise ValueError(f"expected num_steps of at least 0, got {self.num_steps}")
+
+
+def run_main(argv, run=lambda config: None) -> int:
+    try:
+        command_line.main(Config, run, argv)
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def test_sweep_forms_parse():
+    config = parse(Config, ["--optim.lr=0.01", "--flip=False", "--ids=[3, 4]", "--x=None", "--num_steps=7"])
+    assert config == Config(optim=Optim(lr=0.01), flip=False, ids=(3, 4), x=None, num_steps=7)
+    assert parse(Config, ["--ids", "(5,)", "--optim.betas=[0, 1.0e-3]", "--out", "a/b", "--flip", "True"]) == Config(
+        ids=(5,), optim=Optim(lr=0.2, betas=(0.0, 1e-3)), out=Path("a/b")
+    )
+    assert parse(Config, []) == Config()
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--nope=3"], ["--nope"]),
+        (["--ids=[a]"], ["--ids", "[a]"]),
+        (["--ids=[1.5]"], ["--ids", "[1.5]"]),
+        (["--optim.betas=[1]"], ["--optim.betas", "[1]"]),
+        (["--flip=maybe"], ["maybe", "True", "False"]),
+        (["--mode=x"], ["offline", "online"]),
+        (["--num-steps"], ["--num-steps"]),
+        (["--num-steps=-1"], ["expected num_steps of at least 0, got -1"]),
+        (["--dry-run=maybe"], ["--dry-run=maybe"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(argv, words, capsys):
+    assert run_main(argv) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and err.count("\n") == 1 and not out
+    assert all(word in err for word in words), err
+
+
+@pytest.mark.parametrize("flag", ["--dry-run", "--dry-run=True", "--dry_run"])
+def test_dry_run_prints_the_config_and_runs_nothing(flag, capsys):
+    assert run_main([flag, "--num-steps=9", "--out=a"], lambda config: pytest.fail("ran")) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["num_steps"] == 9 and shown["optim"] == {"lr": 0.2, "betas": [0.9, 0.99]} and shown["out"] == "a"
+
+
+def test_dry_run_false_runs():
+    seen = []
+    assert run_main(["--dry-run=False"], seen.append) == 0
+    assert seen == [Config()]
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (ValueError("expected\n  this"), 2),
+        (FileNotFoundError(errno.ENOENT, "No such file", "x"), 2),
+        (FileExistsError("exists"), 2),
+        (PermissionError("denied"), 2),
+        (FaultError("diverged"), 1),
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_errors_become_one_line_and_a_code(error, code, capsys):
+    def run(config):
+        raise error
+
+    assert run_main([], run) == code
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback():
+    def run(config):
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        command_line.main(Config, run, [])
+
+
+def test_help_has_one_line_an_option_with_its_default(capsys):
+    assert run_main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 45 and max(map(len, lines)) <= 100
+    assert "Does a thing." in lines and not any("noise" in line for line in lines)
+    for name, default in [("--world", "(lfw)"), ("--optim.lr", "step size (0.2)"), ("--ids", "([1, 2])"),
+                          ("--num-steps", "(3)"), ("--mode {offline,online}", "(offline)"), ("--out", "(None)")]:  # fmt: skip
+        assert [line for line in lines if line.startswith(f"  {name} ") and line.endswith(default)], name
+
+
+def test_help_without_a_docstring_shows_no_signature():
+    @dataclass
+    class Bare:
+        steps: int
+        size: int = 4
+
+    text = format_help(Bare)
+    assert "Bare" not in text and "(required)" in text
+
+
+def test_verbose_help_is_tyro_s(capsys):
+    assert run_main(["--help-verbose"]) == 0
+    assert "one line of help" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_parse_identities():
+    assert parse_identities("0-4,9") == (0, 1, 2, 3, 4, 9)
+    assert parse_identities("[3, 4]") == (3, 4)
+    assert parse_identities(" 7 ") == (7,)
+
+
+@pytest.mark.parametrize("text", ["", "a", "4-0", "1,1", "0-2,1", "-1", "1.5", "1,,2", "0-99999999999", "[]", "²"])
+def test_parse_identities_names_what_it_refuses(text):
+    with pytest.raises(ValueError, match="^expected"):
+        parse_identities(text)

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ganinv.randomness import Streams
+from ganinv.selection import best_per_identity, score_flipped, score_transformed
+from tests.toys import toy_world
+
+
+def test_the_best_come_first_and_ties_go_to_the_lower_index():
+    scores = torch.tensor([[0.1, 0.9, 0.5, 0.9], [0.4, 0.3, 0.2, 0.1]])
+    assert best_per_identity(scores, 3).tolist() == [[1, 3, 2], [0, 1, 2]]
+    with pytest.raises(ValueError, match="1 to 4 per identity, got 5"):
+        best_per_identity(scores, 5)
+
+
+def test_a_mirrored_picture_scores_the_same():
+    generator, recognizer, _ = toy_world()
+    images = generator.synthesize(torch.randn(4, 2, 4, generator=torch.Generator().manual_seed(0)))
+    wanted = torch.tensor([2, 0])
+    scores = score_flipped(recognizer, images, wanted)
+    assert scores.shape == (2, 4)
+    torch.testing.assert_close(scores, score_flipped(recognizer, images.flip(3), wanted))
+    by_hand = (recognizer(images).logits.log_softmax(1)[3, 0] + recognizer(images.flip(3)).logits.log_softmax(1)[3, 0]) / 2
+    torch.testing.assert_close(scores[1, 3], by_hand)
+
+
+def test_without_a_transform_the_score_is_the_softmax():
+    generator, recognizer, _ = toy_world()
+    images = generator.synthesize(torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0)))
+    identities = torch.tensor([0, 1, 2])
+    streams = Streams((0, i) for i in range(3))
+    score = score_transformed(recognizer, images, identities, lambda x, streams: x, streams, 3)
+    torch.testing.assert_close(score, recognizer(images).logits.softmax(1).diagonal())
