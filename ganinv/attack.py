@@ -12,7 +12,7 @@ from torch import nn
 from ganinv import images as image_convention
 from ganinv.interfaces import Generator, Recognizer
 from ganinv.objectives import weighted_sum
-from ganinv.optimization import Optim, minimise
+from ganinv.optimization import OPTIMIZERS, Optim, minimise
 from ganinv.randomness import Streams, seeded
 from ganinv.search_spaces import SEARCH_SPACES, PixelSpace, WSpace, ZSpace, fit_whitening
 from ganinv.selection import best_per_identity, score_flipped, score_transformed
@@ -38,7 +38,7 @@ class AttackConfig:
     tv: float = 0.0  # weight of total variation
     l2: float = 0.0  # weight of the squared pixels
     steps: int = 100
-    candidates: int = 2000  # seeded latents scored by the target for the start
+    candidates: int = 2000  # seeded latents scored by the target for the start; 0: random ones, unscored
     restarts: int = 8  # best candidates per identity that are optimised
     keep: int = 1  # results kept per identity
     psi: float = 0.8  # truncation of the start
@@ -89,12 +89,17 @@ def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple
     if unknown or not identities:
         last = recognizer.num_identities - 1
         raise ValueError(f"expected identities from 0 to {last}, got {', '.join(map(str, unknown)) or 'none'}")
-    for name in ("steps", "candidates", "restarts", "keep", "final_transforms", "batch"):
-        if getattr(config, name) < (0 if name == "steps" else 1):
-            raise ValueError(f"expected --attack.{name} of at least {0 if name == 'steps' else 1}, got {getattr(config, name)}")
+    least = {"steps": 0, "candidates": 0, "restarts": 1, "keep": 1, "final_transforms": 1, "batch": 1, "image_every": 1}
+    for name, value in least.items():
+        if getattr(config, name) < value:
+            raise ValueError(f"expected {name} of at least {value}, got {getattr(config, name)}")
+    if config.optim.optimizer not in OPTIMIZERS:
+        raise ValueError(f"expected an optimizer among {', '.join(OPTIMIZERS)}, got {config.optim.optimizer}")
+    if config.optim.transforms < 1:
+        raise ValueError(f"expected optim.transforms of at least 1, got {config.optim.transforms}")
     if config.keep > config.restarts:
         raise ValueError(f"expected to keep at most the {config.restarts} restarts, got {config.keep}")
-    if config.space != "pixels" and config.restarts > config.candidates:
+    if config.space != "pixels" and 0 < config.candidates < config.restarts:
         raise ValueError(f"expected at most {config.candidates} restarts (the candidates), got {config.restarts}")
 
 
@@ -102,7 +107,14 @@ def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple
 def choose_start(
     generator: Generator, recognizer: Recognizer, identities: torch.Tensor, config: AttackConfig, seed: int
 ) -> torch.Tensor:
-    """Returns z [T,restarts,z_dim]: of one seeded pool, the candidates that the target scores best per identity."""
+    """Returns z [T,restarts,z_dim]: of one seeded pool, the candidates that the target scores best per identity.
+
+    Without candidates, every identity and restart has a random z of its own.
+    """
+    if config.candidates == 0:
+        keys = [(seed, "random", identity, r) for identity in identities.tolist() for r in range(config.restarts)]
+        z = torch.stack([torch.randn(generator.z_dim, generator=seeded(*key)) for key in keys])
+        return z.view(len(identities), config.restarts, -1).to(identities.device)
     pool = torch.randn(config.candidates, generator.z_dim, generator=seeded(seed, "candidates")).to(identities.device)
     scores = [
         score_flipped(recognizer, generator.synthesize(generator.map(z, config.psi)).clamp(-1, 1), identities)
@@ -139,7 +151,8 @@ def invert(
     """
     check_config(config, recognizer, identities, generator is not None)
     if config.space == "pixels" and (start is None or len(start) != len(identities)):
-        raise ValueError(f"expected start pictures [{len(identities)},C,R,R] for the space pixels, got {start if start is None else list(start.shape)}")
+        got = None if start is None else list(start.shape)
+        raise ValueError(f"expected start pictures [{len(identities)},C,R,R] for the space pixels, got {got}")
     began = time.perf_counter()
     device = torch.device(device)
     wanted = torch.tensor(identities, device=device)

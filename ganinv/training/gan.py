@@ -123,6 +123,19 @@ def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
 
 
+def is_grey(pixels: torch.Tensor) -> bool:
+    """Returns whether all photos [N,3,R,R] have three equal channels."""
+    return torch.equal(pixels[:, 0], pixels[:, 1]) and torch.equal(pixels[:, 0], pixels[:, 2])
+
+
+@torch.no_grad()
+def tie_colours(synthesis: nn.Module) -> None:
+    """Makes a generator's pictures grey, in place: every channel becomes the mean of the three."""
+    for block in synthesis.blocks:
+        weight = block.to_rgb.conv.weight  # [3,C,1,1]
+        weight.copy_(weight.mean(0, keepdim=True).expand_as(weight))
+
+
 def draw_latents(mapping: nn.Module, count: int, layers: int, mixing: float, generator: torch.Generator, device):
     """Returns w [N,layers,w_dim]; with probability `mixing` a sample takes its later layers from a second latent."""
     w_dim = mapping.net[0].weight.shape[1]
@@ -157,6 +170,9 @@ def train_gan(
     if feature_trunk is not None and config.feature_weight > 0:
         critics.append(FeatureCritic(feature_trunk[0].to(device), feature_trunk[1]))
     critics = critics.to(device, memory_format=torch.channels_last)
+    grey = is_grey(photos.pixels)
+    if grey:
+        tie_colours(synthesis)
     averages = [copy.deepcopy(net).requires_grad_(False) for net in (mapping, synthesis)]
     players = {"generator": [*mapping.parameters(), *synthesis.parameters()], "critics": list(critics.parameters())}
     optimizers = {name: torch.optim.Adam(params, config.lr, betas=(0.0, 0.99)) for name, params in players.items()}
@@ -180,7 +196,9 @@ def train_gan(
         w = draw_latents(mapping, config.batch, layers, config.mixing, generator, device)
         noise = torch.rand(config.batch, config.resolution, config.resolution, 1, generator=generator).to(device)
         with autocast():
-            return run_generator(synthesis, w, noise).float() * 2 - 1
+            images = run_generator(synthesis, w, noise).float() * 2 - 1
+        # equal channels get equal gradients, so tied colours stay tied
+        return images.mean(1, keepdim=True).expand(-1, 3, -1, -1) if grey else images
 
     def judge(images: torch.Tensor) -> list[torch.Tensor]:
         images = AUGMENT(images, generator)
@@ -244,4 +262,6 @@ def train_gan(
             }
             save_state(state_file, state)
             saved_at = time.monotonic()
+    if grey:
+        tie_colours(averages[1])  # rounding may have parted them in the last bit
     return {f"{name}.{key}": value for name in ("SE", "GE") for key, value in modules[name].state_dict().items()}

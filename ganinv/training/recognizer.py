@@ -36,10 +36,10 @@ class RecognizerTraining:
     architecture: str = "resnet18"
     embedding_dim: int = 256
     input_size: int = 64
-    steps: int = 2400
+    steps: int = 1500
     batch: int = 128
     users_share: float = 0.3  # share of a batch that are photos of registered users
-    lr: float = 2e-3
+    lr: float = 1e-3
     weight_decay: float = 0.05
     contrastive: float = 1.0  # weight of the contrastive term; with two photos a person the margin head alone hardly starts
     scale: float = 24.0

@@ -1,0 +1,45 @@
+"""Embed the users' reference photos with a world's judges, so that a run needs no photo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ganinv import command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedReferences:
+    """Write a world's references: the judges' embeddings of photos that no recognizer was trained on."""
+
+    world: str = "lfw"  # whose judges and users
+    photos: str = "data/lfw"  # folder with private/, one sub-folder per user
+    out: str = ""  # "": the world's own references file
+    device: str = "auto"  # auto | cpu | cuda
+
+
+def run(config: EmbedReferences) -> None:
+    """Embeds and writes."""
+    from ganinv import data, images
+    from ganinv.loading import load_recognizer
+    from ganinv.training.recipes import HELD_OUT
+    from ganinv.verdict import Judge, References
+    from ganinv.worlds import find_world, load_public, load_references
+
+    world, device = find_world(config.world), command_line.choose_device(config.device)
+    names = data.list_people(f"{config.photos}/{world.users}")
+    photos = load_references(world, config.photos)
+    judges = [
+        Judge(role, load_recognizer(str(world.file(role)), device), sees_users=role == "judge")
+        for role in ("judge", "verifier")
+    ]
+    out = config.out or world.file("references")
+    References.from_photos(photos, judges, device).save(out)
+    # the average of thousands of people is nobody: a start for the white-box pixel attack
+    mean = load_public(world, config.photos, (0.0, HELD_OUT[0])).images().mean(0)
+    images.save(mean, world.folder / "public_mean.png")
+    print(f"{out}: {len(photos)} photos of {len(names)} users, embedded by {', '.join(judge.name for judge in judges)}")
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    command_line.main(EmbedReferences, run)

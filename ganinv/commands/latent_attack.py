@@ -1,0 +1,27 @@
+"""Search the latent space of a face GAN for the users of a recognizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ganinv import command_line
+from ganinv.commands.attacking import AttackRun, run_attack
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentAttack(AttackRun):
+    """Reconstruct a recognizer's users by searching the latent space of a public face GAN."""
+
+    generator: str = ""  # a stylegan2-pytorch checkpoint, module:factory or file.py:factory; "": the world's
+
+
+def run(config: LatentAttack) -> dict:
+    """Runs the attack. Raises: ValueError for the space "pixels", which is pixel_attack's."""
+    if config.space == "pixels":
+        raise ValueError("expected a space among z, w, w_plus, got pixels; run scripts/pixel_attack.py")
+    return run_attack(config, "latent", generator=config.generator)
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    command_line.main(LatentAttack, run)

@@ -1,0 +1,91 @@
+"""Train a prior on public people and measure it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganinv import command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainGan:
+    """Train a stylegan2-pytorch generator on photos of public people."""
+
+    world: str = "lfw"  # its layout and resolution
+    photos: str = "data/lfw"  # folder with public/, one sub-folder per person
+    out: str = ""  # folder of state, log, samples and weights; "": runs/<world>-prior
+    critic: str = ""  # weights of role critic, for a second critic over frozen features; "": none
+    eye: str = ""  # weights of role lpips_face, in whose features the prior is measured; "": not measured
+    steps: int = 12000  # of `batch` pictures each
+    batch: int = 16  # pictures a step
+    capacity: int = 8  # of the generator, as in stylegan2-pytorch
+    lr: float = 2e-4  # 4e-4 diverges
+    seed: int = 0  # of weights and draws
+    precision: str = "bfloat16"  # bfloat16 | float32
+    device: str = "auto"  # auto | cpu | cuda
+    resume: bool = False  # go on from the state in out
+    sample_every: int = 500  # steps between sample grids
+    wandb: str = "offline"  # offline | online | disabled
+
+
+def run(config: TrainGan) -> None:
+    """Trains, writes the averaged weights with their card, and measures them."""
+    from tqdm import tqdm
+
+    from ganinv import images, tracking
+    from ganinv.generators.stylegan2_pytorch import save_prior
+    from ganinv.loading import load_generator, load_recognizer
+    from ganinv.training.gan import GanTraining, train_gan
+    from ganinv.training.prior_quality import measure_prior
+    from ganinv.worlds import find_world, load_public
+
+    world, device = find_world(config.world), command_line.choose_device(config.device)
+    out = Path(config.out or f"runs/{config.world}-prior")
+    if (out / "state.safetensors").exists() and not config.resume:
+        raise ValueError(f"expected a new folder, got {out}, which holds a training; pass --resume or another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GanTraining) if hasattr(config, f.name)}
+    settings = GanTraining(resolution=world.resolution, **shared)
+    trunk = load_recognizer(config.critic, device).feature_trunk() if config.critic else None
+    photos = load_public(world, config.photos, (0.0, 0.8))
+    with (
+        tqdm(total=settings.steps, desc="prior") as bar,
+        tracking.track_training(config.wandb, dataclasses.asdict(config), out) as log,
+    ):
+
+        def on_step(row: dict) -> None:
+            bar.update(row["step"] + 1 - bar.n)
+            bar.set_postfix(critic=f"{row['critic_pixels']:.2f}", generator=f"{row['generator_pixels']:.2f}")
+            log(row)
+
+        def on_samples(step: int, samples) -> None:
+            images.save(images.grid(samples, 8), out / f"samples-{step:06d}.png", scale=2)
+
+        weights = train_gan(
+            settings, photos, out, device=device, feature_trunk=trunk, resume=config.resume, on_step=on_step,
+            on_samples=on_samples,
+        )  # fmt: skip
+    card = {
+        "role": "prior",
+        "command": shlex.join(["python", "scripts/train_gan.py", *sys.argv[1:]]),
+        "data": {"public": f"{len(photos)} photos of {len(photos.names)} people, whose names hash into [0,0.8)"},
+        "training": dataclasses.asdict(settings),
+        "seed": settings.seed,
+        "metrics": {},
+    }
+    file = out / "prior.safetensors"
+    save_prior(file, weights, card)
+    if config.eye:
+        generator = load_generator(str(file), device)  # measured as it is kept, rounded
+        card["metrics"] = measure_prior(generator, load_recognizer(config.eye, device), world, config.photos, out)
+        save_prior(file, weights, card)
+    print(f"{file}: {card['metrics']}")
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    command_line.main(TrainGan, run)

@@ -1,0 +1,103 @@
+"""Train a recognizer of a world: its target, a judge, the verifier, or a trunk of features."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganinv import command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecognizer:
+    """Train a recognizer on photos of users and of public people."""
+
+    role: str = "target"  # target | judge | verifier | lpips_face | critic
+    world: str = "lfw"  # its layout and resolution
+    photos: str = "data/lfw"  # folder with private/ and public/, one sub-folder per person
+    out: str = ""  # folder of state, log and weights; "": runs/<world>-<role>
+    architecture: str = ""  # a torchvision classifier; "": the role's own
+    steps: int = 0  # 0: the role's own
+    seed: int = -1  # -1: the role's own
+    precision: str = "bfloat16"  # bfloat16 | float32
+    device: str = "auto"  # auto | cpu | cuda
+    resume: bool = False  # go on from the state in out
+    wandb: str = "offline"  # offline | online | disabled
+
+
+def run(config: TrainRecognizer) -> None:
+    """Trains, measures what the weights that are kept can do, and writes weights and card."""
+    from tqdm import tqdm
+
+    from ganinv import data, tracking
+    from ganinv.loading import load_recognizer, save_recognizer
+    from ganinv.training import recognizer as training
+    from ganinv.training.recipes import HELD_OUT, PHOTOS_PER_USER, RECIPES
+    from ganinv.worlds import find_world, load_public
+
+    if config.role not in RECIPES:
+        raise ValueError(f"expected a role among {', '.join(RECIPES)}, got {config.role}")
+    recipe, world = RECIPES[config.role], find_world(config.world)
+    changes = {"precision": config.precision}
+    changes |= {name: value for name in ("architecture", "steps") if (value := getattr(config, name))}
+    changes |= {"seed": config.seed} if config.seed >= 0 else {}
+    settings = dataclasses.replace(recipe.training, **changes)
+    out = Path(config.out or f"runs/{config.world}-{config.role}")
+    weights = out / f"{config.role}.safetensors"
+    if weights.exists() or ((out / "state.safetensors").exists() and not config.resume):
+        raise ValueError(f"expected a new folder, got {out}, which holds a training; pass --resume or another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    device = command_line.choose_device(config.device)
+
+    people = data.list_people(Path(config.photos) / world.users) if recipe.sees_users else None
+    users = data.load_photos(people, world.resolution, split="train", most=PHOTOS_PER_USER) if people else None
+    public = load_public(world, config.photos, recipe.public)
+    with (
+        tqdm(total=settings.steps, desc=config.role) as bar,
+        tracking.track_training(config.wandb, dataclasses.asdict(config), out) as log,
+    ):
+
+        def on_step(row: dict) -> None:
+            bar.update(row["step"] + 1 - bar.n)
+            bar.set_postfix(loss=f"{row['loss']:.2f}", top1=f"{row['top1']:.2f}")
+            log(row)
+
+        model = training.train_recognizer(
+            settings, users, public, out, device=device, resume=config.resume, on_step=on_step
+        )
+    card = {
+        "role": config.role,
+        "command": shlex.join(["python", "scripts/train_recognizer.py", *sys.argv[1:]]),
+        "data": describe_data(recipe, users, public, PHOTOS_PER_USER),
+        "training": dataclasses.asdict(settings),
+        "seed": settings.seed,
+        "identities": list(users.names) if users is not None else [],
+        "metrics": {},
+    }
+    save_recognizer(model, weights, card)
+    model = load_recognizer(str(weights), device)  # measured as it is kept, rounded
+    held_out = load_public(world, config.photos, HELD_OUT)
+    card["metrics"]["unseen_people"] = training.verification(training.embed_photos(model, held_out), held_out.person)
+    if people:
+        test = data.load_photos(people, world.resolution, split="test")
+        card["metrics"]["users_top1"] = training.top1(model, test)
+        card["metrics"]["users_test_photos"] = len(test)
+    save_recognizer(model, weights, card)
+    print(f"{weights}: {card['metrics']}")
+
+
+def describe_data(recipe, users, public, most: int) -> dict:
+    """Returns what a recognizer was trained on, as its card says it."""
+    low, high = recipe.public
+    described = {"public": f"{len(public)} photos of {len(public.names)} people, those whose name hashes into [{low},{high})"}
+    if users is not None:
+        described["users"] = f"{len(users)} photos of {len(users.names)} people, split train, at most {most} each"
+    return described
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    command_line.main(TrainRecognizer, run)

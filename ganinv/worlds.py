@@ -1,0 +1,107 @@
+"""Worlds: a prior, a target, judges and references that belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ganinv import data
+from ganinv.loading import load_generator, load_recognizer
+from ganinv.verdict import Judge, References
+
+PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
+
+
+@dataclass(frozen=True)
+class World:
+    """A folder of weights, each with a card: prior, target, judge, verifier, lpips_face (.safetensors), references.
+
+    resolution: of its pictures; grey: its photos are greyscale, so a pixel search gets one channel; users: the
+    sub-folder of a photo folder whose people are the target's identities, in order of name; public: likewise the others.
+    """
+
+    folder: Path
+    resolution: int = 64
+    grey: bool = False
+    users: str = "private"
+    public: str = "public"
+
+    def file(self, name: str) -> Path:
+        """Returns the weight file of a role."""
+        return self.folder / f"{name}.safetensors"
+
+
+WORLDS = {"lfw": World(PRETRAINED / "lfw", grey=True)}
+
+
+@dataclass(frozen=True)
+class Assets:
+    """What a run needs, loaded: generator (None: no prior), target, judges, references; files: role -> weight file."""
+
+    world: World
+    generator: nn.Module | None
+    target: nn.Module
+    judges: list[Judge]
+    references: References | None
+    files: dict[str, Path]
+
+    def weight_files(self) -> dict[str, Path]:
+        """Returns role -> file of everything that was read from a file (code is in no such list)."""
+        return {role: path for role, path in self.files.items() if path.is_file()}
+
+
+def find_world(name: str) -> World:
+    """Returns a world by name. Raises: ValueError with the names there are."""
+    if name not in WORLDS:
+        raise ValueError(f"expected a world among {', '.join(WORLDS)}, got {name}")
+    return WORLDS[name]
+
+
+def load_assets(
+    name: str, *, device: torch.device, generator: str = "", target: str = "", photos: str = "", prior: bool = True
+) -> Assets:
+    """Returns a world's assets, with the user's own generator, target or photos where they are given.
+
+    generator, target: anything that loading.py reads, "" for the world's own. photos: the world's photo folder, for what
+    needs pictures; with a target of one's own, a folder with one sub-folder of new photos for each of its identities, in
+    order of name. Such a target has no judge that knows its users: the verifier alone compares them.
+    Raises: ValueError for an unknown world, and whatever loading raises.
+    """
+    world = find_world(name)
+    specs = {"prior": generator or str(world.file("prior")), "target": target or str(world.file("target"))}
+    model = load_recognizer(specs["target"], device)
+    prior_model = load_generator(specs["prior"], device) if prior else None
+    if not prior:
+        del specs["prior"]
+    judges, references = [Judge("verifier", load_recognizer(str(world.file("verifier")), device), sees_users=False)], None
+    specs |= {role: str(world.file(role)) for role in ("verifier", "lpips_face")}
+    if not target:
+        specs |= {role: str(world.file(role)) for role in ("judge", "references")}
+        judges.append(Judge("judge", load_recognizer(specs["judge"], device), sees_users=True))
+        references = References.load(specs["references"])
+        if photos:
+            references = dataclasses.replace(references, photos=load_references(world, photos))
+    elif photos:
+        own = data.load_photos(data.list_people(photos), world.resolution)
+        if len(own.names) != model.num_identities:
+            raise ValueError(
+                f"expected a sub-folder of {photos} for each of the target's {model.num_identities} identities, in order "
+                f"of name, got {len(own.names)}"
+            )
+        references = References.from_photos(own, judges, device)
+    return Assets(world, prior_model, model, judges, references, {role: Path(spec) for role, spec in specs.items()})
+
+
+def load_references(world: World, photos: str | Path) -> data.Photos:
+    """Returns the users' photos of the split that no recognizer was trained on, at the world's resolution."""
+    return data.load_photos(data.list_people(Path(photos) / world.users), world.resolution, split="references")
+
+
+def load_public(world: World, photos: str | Path, share: tuple[float, float], *, progress: bool = True) -> data.Photos:
+    """Returns the photos of a share of the public people, at the world's resolution."""
+    people = data.select_people(data.list_people(Path(photos) / world.public), *share)
+    return data.load_photos(people, world.resolution, progress=progress)
