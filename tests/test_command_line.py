@@ -130,8 +130,8 @@ def test_help_has_one_line_an_option_with_its_default(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 45 and max(map(len, lines)) <= 100
     assert "Does a thing." in lines and not any("noise" in line for line in lines)
-    for name, default in [("--world", "(lfw)"), ("--optim.lr", "step size (0.2)"), ("--ids", "([1, 2])"),
-                          ("--num-steps", "(3)"), ("--mode {offline,online}", "(offline)"), ("--out", "(None)")]:  # fmt: skip
+    shown = {"--world": "(lfw)", "--optim.lr": "step size (0.2)", "--ids": "([1, 2])", "--num-steps": "(3)"}
+    for name, default in (shown | {"--mode {offline,online}": "(offline)", "--out": "(None)"}).items():
         assert [line for line in lines if line.startswith(f"  {name} ") and line.endswith(default)], name
 
 

@@ -1,0 +1,262 @@
+"""From a command line to a frozen config, and from an exception to one line and an exit code.
+
+Exit codes: 0 done; 1 a fault while running; 2 the caller's mistake; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import errno
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+# waiting OpenMP threads that spin slow small operations tenfold beside a busy process; read when torch is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+MISTAKES = (ValueError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+MOST_IDENTITIES = 1_000_000  # a typing mistake such as 0-99999999999 must not fill the memory
+
+
+def main(config_type: type, run: Callable[[typing.Any], object], argv: Sequence[str] | None = None) -> None:
+    """Parses argv (default: the process's) into config_type and calls run with it; ends the process on any error.
+
+    config_type: a frozen dataclass, nested ones allowed; its first docstring line heads --help, and the comment behind
+    a field is the option's text. Also understood: --help, --help-verbose, --dry-run (prints the config as JSON).
+    Raises: SystemExit 2 for the caller's mistakes, 1 for faults, 130 when interrupted, each after one line on stderr.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if {"-h", "--help"} & set(argv):
+            print(format_help(config_type, width=min(100, shutil.get_terminal_size((100, 45)).columns)))
+            return
+        argv, dry_run = take_dry_run(argv)
+        config = parse(config_type, argv)
+        if dry_run:
+            print(json.dumps(dataclasses.asdict(config), indent=2, default=str))
+            return
+        run(config)
+    except MISTAKES as error:
+        code = 1 if getattr(error, "errno", None) == errno.ENOSPC else 2
+        stop(code, one_line(error), error)
+    except KeyboardInterrupt as error:
+        stop(130, "interrupted", error)
+    except Exception as error:
+        if not is_fault(error):
+            raise
+        stop(1, one_line(error), error)
+
+
+def stop(code: int, line: str, cause: BaseException) -> typing.NoReturn:
+    """Prints `error: line` on stderr and ends the process."""
+    print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(code) from cause
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the error's message on one line; its type where it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_fault(error: Exception) -> bool:
+    """Says whether an error is a fault of the machine or the run (no memory, no space), not of this program."""
+    import torch
+    from safetensors import SafetensorError
+
+    from ganinv.interfaces import FaultError
+
+    if isinstance(error, SafetensorError):  # wraps the system's errors in text
+        return "No space left" in str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # the CPU allocator raises a plain RuntimeError
+    starved = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return full or starved or isinstance(error, FaultError)
+
+
+# ---- parsing
+
+
+def take_dry_run(argv: list[str]) -> tuple[list[str], bool]:
+    """Returns argv without --dry-run, and whether it asked for one. Raises: ValueError unless it is True or False."""
+    kept, dry_run = [], False
+    for word in argv:
+        name, _, value = word.partition("=")
+        if name not in ("--dry-run", "--dry_run"):
+            kept.append(word)
+        elif value not in ("", "True", "False"):
+            raise ValueError(f"expected --dry-run, --dry-run=True or --dry-run=False, got {word}")
+        else:
+            dry_run = value != "False"
+    return kept, dry_run
+
+
+def parse(config_type: type, argv: list[str]):
+    """Returns a config_type made from argv, in which every form that a W&B sweep writes is understood.
+
+    Such as `--optim.lr=0.01 --flip=False --ids=[3, 4] --x=None`. Raises: ValueError for an option that is unknown or
+    whose value does not fit.
+    """
+    import tyro
+
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(read_tuple)
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return tyro.cli(
+                config_type,
+                args=["--help" if word in ("-H", "--help-verbose") else word for word in argv],
+                prog=Path(sys.argv[0]).name,
+                config=(tyro.conf.FlagConversionOff, tyro.conf.UsePythonSyntaxForLiteralCollections),
+                registry=registry,
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise ValueError(f"{unbox(messages.getvalue()).rstrip('.')}; --help lists the options") from end
+
+
+def read_tuple(info):
+    """Returns tyro's rule for tuples of numbers, strings or booleans, which also takes the list that a sweep writes."""
+    import tyro
+
+    members = typing.get_args(info.type)
+    if info.type_origin is not tuple or not set(members) <= {int, float, str, bool, ...}:
+        return None
+    text = ",".join("..." if member is ... else member.__name__ for member in members)
+
+    def from_words(words: list[str]) -> tuple:
+        try:
+            values = ast.literal_eval(words[0])
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(f"expected [{text}], got {words[0]}") from error
+        values = tuple(values) if isinstance(values, list | tuple) else (values,)
+        types = [members[0]] * len(values) if ... in members else members
+        if len(types) != len(values) or not all(fits(value, kind) for value, kind in zip(values, types, strict=True)):
+            raise ValueError(f"expected [{text}], got {words[0]}")
+        return tuple(kind(value) for value, kind in zip(values, types, strict=True))
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=f"[{text}]",
+        instance_from_str=from_words,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [str(list(value))],
+    )
+
+
+def fits(value: object, kind: type) -> bool:
+    """Says whether a literal is of a kind; an int is also a float, a bool is nothing else."""
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def unbox(text: str) -> str:
+    """Returns tyro's framed message as one line: what stands between its title and the first rule."""
+    rows: list[str] = []
+    for row in text.strip().splitlines()[1:]:
+        row = row.strip(" │|")
+        if re.fullmatch(r"[─-]{4,}", row):
+            if rows:
+                break
+        elif row:
+            rows.append(row)
+    # a value that a config refuses needs no name of a class in front
+    return re.sub(r"^Error parsing [A-Za-z_]\w*: ", "", " ".join(rows))
+
+
+def parse_identities(text: str) -> tuple[int, ...]:
+    """Returns the identities that a text lists: "0-4,9" and "[0, 1, 2, 3, 4, 9]" are (0,1,2,3,4,9).
+
+    Raises: ValueError when it lists none, one twice, or anything but whole numbers and rising ranges of them.
+    """
+    identities: list[int] = []
+    for part in text.strip().removeprefix("[").removesuffix("]").split(","):
+        match = re.fullmatch(r"(\d{1,12})(?:-(\d{1,12}))?", part.strip(), re.ASCII)
+        if match is None:
+            raise ValueError(f"expected identities such as 0-4,9, got {text!r}")
+        low, high = int(match[1]), int(match[2] or match[1])
+        if high < low or high - low >= MOST_IDENTITIES:
+            raise ValueError(f"expected a rising range of at most {MOST_IDENTITIES} identities, got {part.strip()}")
+        identities.extend(range(low, high + 1))
+    if len(set(identities)) < len(identities):
+        raise ValueError(f"expected every identity once, got {text!r}")
+    return tuple(identities)
+
+
+def choose_device(name: str):
+    """Returns the torch.device of "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:<n>".
+
+    Raises: ValueError for another name, or for CUDA where there is none.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"expected a device among auto, cpu, cuda, cuda:<n>, got {name}")
+    if name != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"expected a CUDA device for --device={name}, got none; pass --device=cpu")
+    return torch.device(name)
+
+
+# ---- help
+
+
+def format_help(config_type: type, width: int = 100) -> str:
+    """Returns one line per option: name, type, text, default; cut to width, the default never."""
+    summary = (config_type.__doc__ or "").strip()
+    if summary.startswith(f"{config_type.__name__}("):  # what dataclass writes where there is no docstring
+        summary = ""
+    options = list(list_options(config_type))
+    column = min(34, max((len(f"{name} {kind}") for name, kind, _, _ in options), default=0)) + 4
+    lines = [f"usage: {Path(sys.argv[0]).name} [--option=value ...]", "", *summary.splitlines()[:1], ""]
+    for name, kind, text, default in options:
+        head, tail = f"  {name} {kind}".ljust(column), f"({default})"
+        room = width - len(head) - len(tail) - 1
+        if len(text) > room:
+            text = text[: max(0, room - 3)].rstrip() + "..." if room > 8 else ""
+        lines.append(f"{head}{text} {tail}" if text else f"{head}{tail}")
+    lines += ["", "--dry-run prints the resolved configuration and ends; --help-verbose has the full texts."]
+    return "\n".join(lines)
+
+
+def list_options(config_type: type, defaults: object = None, prefix: str = "--") -> Iterator[tuple[str, str, str, str]]:
+    """Yields (name, type, text, default) of every option, those of nested dataclasses as name.option."""
+    comments = read_comments(config_type)
+    for field in dataclasses.fields(config_type):
+        if defaults is not None:
+            value = getattr(defaults, field.name)
+        elif field.default_factory is not dataclasses.MISSING:
+            value = field.default_factory()
+        else:
+            value = field.default
+        name = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from list_options(type(value), value, f"{name}.")
+            continue
+        kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+        kind = re.sub(r"Literal\[(.*)\]", lambda match: "{" + re.sub(r"[\"' ]", "", match[1]) + "}", kind)
+        value = list(value) if isinstance(value, tuple) else value
+        yield name, kind, comments.get(field.name, ""), "required" if value is dataclasses.MISSING else str(value)
+
+
+def read_comments(config_type: type) -> dict[str, str]:
+    """Returns the comment behind each field, in the dataclass and those it inherits from."""
+    comments: dict[str, str] = {}
+    for cls in config_type.__mro__:
+        try:
+            source = inspect.getsource(cls)
+        except (OSError, TypeError):  # built in, or its file is gone
+            continue
+        for name, comment in re.findall(r"^    (\w+): .*?  # (.*)$", source, re.MULTILINE):
+            comments.setdefault(name, comment.strip())
+    return comments
