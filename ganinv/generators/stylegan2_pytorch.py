@@ -1,0 +1,322 @@
+"""stylegan2-pytorch networks as priors, run in an equivalent form that needs no grouped convolution.
+
+Source: Karras et al. 2020, Analyzing and Improving the Image Quality of StyleGAN, section 2.2; the networks are those
+of the package stylegan2-pytorch 1.9 (lucidrains), whose checkpoints load here.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.machinery
+import json
+import logging
+import math
+import re
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ganinv.loading import check_tensors, halve, read_card, read_tensors, save_weights
+
+LR_MLP = 0.1  # the package's default; no checkpoint says its own, though the mapping network depends on it
+MEAN_LATENTS = 10_000
+SEED = 0  # of the noise input and of the latents behind the mean w
+MOST_BLOCKS = 10  # 2048 px; what asks for more is no checkpoint
+PARTS = ("S", "G", "D", "SE", "GE", "D_aug", "D_cl")  # of the package's StyleGAN2; SE and GE are the averaged networks
+
+log = logging.getLogger(__name__)
+
+
+@functools.cache
+def import_stylegan2_pytorch() -> types.ModuleType:
+    """Returns the package's module of networks, also where there is no GPU.
+
+    The package asserts CUDA and imports the tracker `aim` when it is imported; neither is needed for its networks, so
+    both are feigned during the import alone.
+    """
+    import einops  # noqa: F401  (imported for real before `aim` is feigned)
+    import kornia.filters  # noqa: F401
+    import torchvision  # noqa: F401
+
+    stub = types.ModuleType("aim")
+    stub.__spec__ = importlib.machinery.ModuleSpec("aim", None)
+    saved, is_available = sys.modules.get("aim"), torch.cuda.is_available
+    sys.modules.setdefault("aim", stub)
+    torch.cuda.is_available = lambda: True
+    try:
+        return importlib.import_module("stylegan2_pytorch.stylegan2_pytorch")
+    finally:
+        torch.cuda.is_available = is_available
+        if saved is None:
+            del sys.modules["aim"]
+
+
+def modulated_conv(x: torch.Tensor, conv: nn.Module, style: torch.Tensor, *, upsample: bool = False) -> torch.Tensor:
+    """Returns what Conv2DMod gives, x [N,C,H,W] -> [N,F,H,W], with one plain convolution.
+
+    Scaling the input by the style, convolving, then scaling the output is Conv2DMod with the factors moved (Karras et
+    al. 2020, Eq. 1-3). A style scales whole channels, so it also commutes with the bilinear upsampling before it.
+    """
+    gain = style + 1
+    x = x * gain[:, :, None, None]
+    if upsample:
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    y = F.conv2d(x, conv.weight, padding=conv.kernel // 2)
+    if not conv.demod:
+        return y
+    energy = conv.weight.square().sum((2, 3))  # [F,C]
+    return y * torch.rsqrt(gain.square() @ energy.T + conv.eps)[:, :, None, None]
+
+
+def run_block(block: nn.Module, x: torch.Tensor, rgb: torch.Tensor | None, w: torch.Tensor, noise: torch.Tensor):
+    """Returns what GeneratorBlock gives: features [N,F,H,W] and the picture so far, of w [N,w_dim]."""
+    size = x.shape[2] * (2 if block.upsample is not None else 1)
+    noise = noise[:, :size, :size, :]
+    # the package swaps height and width of the noise; its checkpoints were trained so
+    noise1, noise2 = (layer(noise).permute(0, 3, 2, 1) for layer in (block.to_noise1, block.to_noise2))
+    x = modulated_conv(x, block.conv1, block.to_style1(w), upsample=block.upsample is not None)
+    x = block.activation(x + noise1)
+    x = block.activation(modulated_conv(x, block.conv2, block.to_style2(w)) + noise2)
+    picture = modulated_conv(x, block.to_rgb.conv, block.to_rgb.to_style(w))
+    if rgb is not None:
+        picture = picture + rgb
+    if block.to_rgb.upsample is not None:
+        picture = blur(F.interpolate(picture, scale_factor=2, mode="bilinear", align_corners=False))
+    return x, picture
+
+
+def blur(x: torch.Tensor) -> torch.Tensor:
+    """Returns x [N,C,H,W] filtered by the package's [1,2,1] kernel, reflected at the edges."""
+    row = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)
+    kernel = torch.outer(row, row).expand(x.shape[1], 1, 3, 3)
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, groups=x.shape[1])
+
+
+def attend(attention: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Returns what the attention layer gives, x [N,C,H,W] -> [N,C,H,W], in float32 also under autocast.
+
+    Its softmax runs over all H*W places, whose shares a 16-bit float rounds away.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        return attention(x.float()).to(x.dtype)
+
+
+def run_generator(network: nn.Module, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Returns what the package's Generator gives: pictures [N,3 or 4,R,R], about [0,1].
+
+    w: [N,num_ws,w_dim]; noise: [N or 1,R,R,1] in [0,1).
+    """
+    if network.no_const:
+        x = network.to_initial_block(w.mean(1)[:, :, None, None])
+        x = network.initial_conv(x)
+    else:
+        x = network.initial_conv(network.initial_block).expand(len(w), -1, -1, -1)
+    x = x.contiguous(memory_format=torch.channels_last)
+    rgb = None
+    for index, (block, attention) in enumerate(zip(network.blocks, network.attns, strict=True)):
+        if attention is not None:
+            x = attend(attention, x)
+        x, rgb = run_block(block, x, rgb, w[:, index], noise)
+    return rgb
+
+
+def build_networks(
+    resolution: int, capacity: int, *, attention: tuple[int, ...] = (), no_const: bool = False,
+    transparent: bool = False, w_dim: int = 512, depth: int = 8, lr_mlp: float = LR_MLP, fmap_max: int = 512,
+) -> tuple[nn.Module, nn.Module]:  # fmt: skip
+    """Returns the package's own StyleVectorizer and Generator, initialised as its StyleGAN2 class does."""
+    package = import_stylegan2_pytorch()
+    mapping = package.StyleVectorizer(w_dim, depth, lr_mul=lr_mlp)
+    synthesis = package.Generator(
+        resolution, w_dim, capacity,
+        transparent=transparent, attn_layers=list(attention), no_const=no_const, fmap_max=fmap_max,
+    )  # fmt: skip
+    for module in (*mapping.modules(), *synthesis.modules()):
+        if type(module) in (nn.Conv2d, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, a=0, mode="fan_in", nonlinearity="leaky_relu")
+    for block in synthesis.blocks:
+        for layer in (block.to_noise1, block.to_noise2):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return mapping, synthesis
+
+
+def num_layers(resolution: int) -> int:
+    """Returns the number of synthesis blocks, each with a w of its own: log2(R)-1."""
+    return int(math.log2(resolution) - 1)
+
+
+# ---- the prior
+
+
+class StyleGAN2PyTorch(nn.Module):
+    """stylegan2-pytorch's mapping and synthesis networks as an interfaces.Generator: frozen, eval, deterministic.
+
+    mapping, synthesis: the package's StyleVectorizer and Generator. mean_w: [w_dim], by default that of MEAN_LATENTS
+    seeded latents. noise: [1,R,R,1] in [0,1), the one noise input that all candidates share, by default seeded.
+    """
+
+    w_slope = 0.2  # of the mapping's last leaky ReLU, which search_spaces.Whitening undoes
+
+    def __init__(
+        self,
+        mapping: nn.Module,
+        synthesis: nn.Module,
+        *,
+        mean_w: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+    ):
+        super().__init__()
+        self.mapping, self.synthesis = mapping, synthesis
+        self.resolution, self.num_ws = synthesis.image_size, synthesis.num_layers
+        self.z_dim = self.w_dim = synthesis.latent_dim
+        seeded = torch.Generator().manual_seed(SEED)
+        if noise is None:
+            noise = torch.rand(1, self.resolution, self.resolution, 1, generator=seeded)
+        if mean_w is None:
+            with torch.no_grad():
+                z = torch.randn(MEAN_LATENTS, self.z_dim, generator=seeded.manual_seed(SEED))
+                mean_w = mapping(z.to(next(mapping.parameters()).device)).mean(0)
+        self.register_buffer("noise", noise)
+        self.register_buffer("mean_w", mean_w)
+        self.eval().requires_grad_(False)
+
+    def map(self, z: torch.Tensor, psi: float = 1.0) -> torch.Tensor:
+        """Returns w [N,num_ws,w_dim] of z [N,z_dim], the same for every layer, pulled towards the mean w by psi."""
+        w = torch.lerp(self.mean_w, self.mapping(z), psi)
+        return w[:, None].repeat(1, self.num_ws, 1)
+
+    def synthesize(self, w: torch.Tensor) -> torch.Tensor:
+        """Returns images [N,3,R,R], about [-1,1] and not clamped, of w [N,num_ws,w_dim]; differentiable.
+
+        The pictures of a transparent prior are laid on mid-grey (0), which favours neither dark nor bright outlines;
+        their alpha is clamped to [0,1].
+        """
+        if w.shape[1:] != (self.num_ws, self.w_dim):
+            raise ValueError(f"expected w of shape [N,{self.num_ws},{self.w_dim}], got {list(w.shape)}")
+        pictures = run_generator(self.synthesis, w, self.noise).to(w.dtype)
+        images = pictures[:, :3] * 2 - 1
+        return images if pictures.shape[1] == 3 else images * pictures[:, 3:].clamp(0, 1)
+
+
+# ---- checkpoints
+
+
+def load_checkpoint(path: str | Path) -> StyleGAN2PyTorch:
+    """Returns the prior of stylegan2-pytorch's own model_<N>.pt or of a file that save_prior wrote, on the CPU.
+
+    The architecture is read off the tensors, so a model_<N>.pt needs no .config.json beside it; lr_mlp alone stands
+    there, and is assumed and logged where nothing says it. A card beside a .safetensors file must carry its SHA-256.
+    Raises: ValueError when a file is missing or not whole, its tensors are missing, odd, of another shape or not
+    finite, or its card or .config.json tells of another model.
+    """
+    path = Path(path)
+    tensors, said = read_tensors(path)
+    if path.suffix == ".safetensors" and path.with_suffix(".json").exists():
+        read_card(path)
+    if any(name.startswith("GAN.") for name in tensors):
+        tensors = {name.removeprefix("GAN."): value for name, value in tensors.items() if name.startswith("GAN.")}
+    extras = {name: tensors.pop(name) for name in ("mean_w", "noise") if name in tensors}
+    if odd := sorted(name for name in tensors if name.split(".")[0] not in PARTS):
+        raise ValueError(f"expected tensors of {', '.join(PARTS)} in {path}, got {', '.join(odd[:4])}")
+    weights = {name: value for name, value in tensors.items() if name.startswith(("SE.", "GE."))}
+    architecture = infer_architecture(weights, path)
+    return build_prior(weights, architecture, find_lr_mlp(path, said, architecture), extras, path)
+
+
+def infer_architecture(weights: Mapping[str, torch.Tensor], path: str | Path) -> dict:
+    """Returns what build_networks takes, all but lr_mlp, read off the names and shapes of "SE.*" and "GE.*".
+
+    fmap_max comes back as the widest layer and capacity as half the narrowest, which build the same network.
+    Raises: ValueError naming a tensor that this needs and that is missing or of another rank.
+    """
+
+    def shape(name: str, ndim: int) -> torch.Size:
+        got = list(weights[name].shape) if name in weights else "none of that name"
+        if name not in weights or weights[name].ndim != ndim:
+            raise ValueError(f"expected the tensor {name} with {ndim} dimensions in {path}, got {got}")
+        return weights[name].shape
+
+    def indices(pattern: str) -> list[int]:
+        return sorted({int(match[1]) for match in (re.match(pattern, name) for name in weights) if match})
+
+    blocks = indices(r"GE\.blocks\.(\d{1,3})\.")
+    if not blocks or blocks != list(range(len(blocks))) or len(blocks) > MOST_BLOCKS:
+        raise ValueError(f"expected 1 to {MOST_BLOCKS} blocks GE.blocks.0, 1, ... in {path}, got {blocks or 'none'}")
+    narrowest = shape(f"GE.blocks.{blocks[-1]}.conv2.weight", 4)[0]
+    return {
+        "resolution": 2 ** (len(blocks) + 1),
+        "capacity": -(-narrowest // 2),
+        "fmap_max": shape("GE.initial_conv.weight", 4)[0],
+        "attention": tuple(len(blocks) - index for index in indices(r"GE\.attns\.(\d{1,3})\.")),
+        "no_const": "GE.to_initial_block.weight" in weights,
+        "transparent": shape("GE.blocks.0.to_rgb.conv.weight", 4)[0] == 4,
+        "w_dim": shape("SE.net.0.weight", 2)[1],
+        "depth": len(indices(r"SE\.net\.(\d{1,3})\.")),
+    }
+
+
+def find_lr_mlp(path: Path, said: Mapping, architecture: Mapping) -> float:
+    """Returns lr_mlp from a file's own metadata or the .config.json beside it; else the default, which is logged.
+
+    Raises: ValueError when the .config.json is broken or tells of another architecture.
+    """
+    config_path, config = path.with_name(".config.json"), dict(said)
+    if "lr_mlp" not in said and path.suffix != ".safetensors" and config_path.exists():
+        try:
+            config = json.loads(config_path.read_text())
+            found = {"image_size": "resolution", "transparent": "transparent", "no_const": "no_const"}
+            other = [name for name, ours in found.items() if config.get(name, architecture[ours]) != architecture[ours]]
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+            raise ValueError(f"expected a JSON object in {config_path}, got something else; remove it") from error
+        if other:
+            raise ValueError(
+                f"expected {other[0]} {architecture[found[other[0]]]} as in {path}, got {config[other[0]]} from "
+                f"{config_path}, which belongs to another model; remove it"
+            )
+    if "lr_mlp" not in config:
+        log.warning("%s does not say lr_mlp: assumed the default, %s", path, LR_MLP)
+        return LR_MLP
+    try:
+        return float(config["lr_mlp"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected a number lr_mlp with {path}, got {config['lr_mlp']!r}") from error
+
+
+def build_prior(
+    weights: Mapping[str, torch.Tensor], architecture: Mapping, lr_mlp: float, extras: Mapping[str, torch.Tensor], path
+) -> StyleGAN2PyTorch:
+    """Returns the prior of weights "SE.*" and "GE.*"; extras: mean_w, noise, if known. Raises: see load_checkpoint."""
+    # nothing is drawn for weights that are replaced: faster, and the caller's random numbers stay
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        networks = dict(zip(("SE", "GE"), build_networks(**architecture, lr_mlp=lr_mlp), strict=True))
+    expected = {f"{part}.{name}": value for part, net in networks.items() for name, value in net.state_dict().items()}
+    weights = check_tensors(weights, expected, path)
+    for part, network in networks.items():
+        own = {name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")}
+        network.load_state_dict(own, assign=True)
+    size = architecture["resolution"]
+    sizes = {"mean_w": torch.empty(architecture["w_dim"]), "noise": torch.empty(1, size, size, 1)}
+    extras = check_tensors(extras, {name: sizes[name] for name in extras}, path)
+    return StyleGAN2PyTorch(networks["SE"], networks["GE"], **extras)
+
+
+def save_prior(path: str | Path, weights: Mapping[str, torch.Tensor], card: Mapping, *, lr_mlp: float = LR_MLP) -> dict:
+    """Writes a prior: <name>.safetensors with weights, mean w and noise, and its card. Returns the card.
+
+    weights: "SE.*" and "GE.*", as train_gan returns them; stored as loading.halve says, and the mean w is that of the
+    stored weights. card: what else there is to say: command, data, seed, metrics, ...
+    Raises: ValueError when the weights are no prior, or see loading.save_weights.
+    """
+    stored = halve(weights)
+    architecture = infer_architecture(stored, path)
+    prior = build_prior(stored, architecture, lr_mlp, {}, path)
+    card = {**card, "kind": "stylegan2_pytorch", **architecture, "lr_mlp": lr_mlp}
+    tensors = stored | {"mean_w": prior.mean_w, "noise": prior.noise}
+    return save_weights(path, tensors, card, metadata={"lr_mlp": str(lr_mlp)})

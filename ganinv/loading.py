@@ -1,0 +1,384 @@
+"""Files and specs to models: "path" | "module:factory" | "file.py:factory". Weights are read as data, never unpickled.
+
+A weight file <name>.safetensors has a card beside it, <name>.json: its SHA-256 and what it takes to build the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import pickle
+import re
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ganinv.interfaces import Generator, Recognition, Recognizer
+
+NAMES_SHOWN = 4  # of missing or odd tensors, in a message
+
+
+# ---- files
+
+
+def sha256_file(path: str | Path) -> str:
+    """Returns the SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Returns the tensors of a .safetensors file or a torch checkpoint, on the CPU, and what else the file says.
+
+    A torch checkpoint's nested dicts are flattened: {"GAN": {"S.w": tensor}, "version": "1"} gives the tensor "GAN.S.w"
+    and {"version": "1"}. It is read by torch's unpickler of plain data, which runs no code.
+    Raises: ValueError when the file is missing, not whole, or holds anything but tensors and plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"expected a weight file, got {path}, which is {'a folder' if path.is_dir() else 'missing'}")
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"expected a whole safetensors file, got {path} ({error}); copy it again") from error
+    tensors: dict[str, torch.Tensor] = {}
+    rest: dict = {}
+    try:
+        flatten(read_checkpoint(path), "", tensors, rest)
+    except RecursionError as error:
+        raise ValueError(f"expected a checkpoint of nested dicts, got {path}, which is nested too deeply") from error
+    return tensors, rest
+
+
+def read_checkpoint(path: Path):
+    """Returns what torch.save wrote, if it is plain data. Raises: ValueError, see read_tensors."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        # a broken file and one with code raise the same error; only the second names what it asked for
+        what = f"a pickle that asks for {code[1]}" if code else "something else"
+        raise ValueError(
+            f"expected a checkpoint of tensors and plain data, got {what} in {path}; it was not run"
+        ) from error
+    except Exception as error:  # KeyError, EOFError, IndexError, ...: what torch's reader raises on other bytes
+        raise ValueError(
+            f"expected a whole torch checkpoint, got {path}, which cannot be read; copy it again"
+        ) from error
+
+
+def flatten(value: object, name: str, tensors: dict[str, torch.Tensor], rest: dict) -> None:
+    """Sorts the leaves of nested dicts into tensors and rest, named by their keys with dots between."""
+    if isinstance(value, torch.Tensor):
+        tensors[name or "tensor"] = value.detach()
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            flatten(item, f"{name}.{key}" if name else str(key), tensors, rest)
+    else:
+        rest[name] = value
+
+
+def check_tensors(
+    tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: str | Path
+) -> dict[str, torch.Tensor]:
+    """Returns the tensors, floats as float32, if names and shapes are those expected and every value is finite.
+
+    Raises: ValueError naming the file and the tensors that are missing, odd, of another shape, or not finite.
+    """
+
+    def some(names) -> str:
+        names = sorted(names)
+        return ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if names[NAMES_SHOWN:] else "")
+
+    if missing := expected.keys() - tensors.keys():
+        raise ValueError(f"expected the tensor(s) {some(missing)} in {path}, got none of that name")
+    if odd := tensors.keys() - expected.keys():
+        raise ValueError(f"expected no tensor(s) {some(odd)} in {path}; it was written for another network")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"expected {name} of shape {list(expected[name].shape)}, got {list(tensor.shape)} in {path}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"expected finite values, got NaN or infinity in {name} of {path}")
+    return {name: tensor.float() if expected[name].is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+def save_weights(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], card: Mapping, *, metadata: Mapping[str, str] | None = None
+) -> dict:
+    """Writes <name>.safetensors, then its card <name>.json with the SHA-256, each atomically. Returns the card.
+
+    Raises: ValueError when path does not end in .safetensors, or a value is not finite.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"expected a path that ends in .safetensors, got {path}")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"expected finite values, got NaN or infinity in {name}; nothing was written to {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=dict(metadata or {}))
+    card = {**card, "sha256": sha256_file(temporary)}
+    temporary.replace(path)
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(card, indent=2, default=str) + "\n")
+    os.replace(temporary, path.with_suffix(".json"))
+    return card
+
+
+def halve(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns copies on the CPU: weights (two dimensions or more) as float16, other floats as float32.
+
+    Biases, running means and variances are few and reach values that float16 does not hold.
+    """
+    return {
+        name: tensor.detach().to("cpu", (torch.float16 if tensor.ndim >= 2 else torch.float32), copy=True)
+        if tensor.is_floating_point()
+        else tensor.detach().cpu().clone()
+        for name, tensor in tensors.items()
+    }
+
+
+def read_card(path: str | Path) -> dict:
+    """Returns the card beside a weight file, which must carry the file's SHA-256.
+
+    Raises: ValueError when the card is missing or no JSON object, or the SHA-256 is another.
+    """
+    card_path = Path(path).with_suffix(".json")
+    try:
+        card = json.loads(card_path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"expected the card {card_path} beside {path}, got none; copy both files") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"expected JSON in {card_path}, got something else ({error}); copy it again") from error
+    if not isinstance(card, dict) or not isinstance(card.get("sha256"), str):
+        raise ValueError(
+            f"expected a card with sha256 in {card_path}, got none; write it with save_recognizer or save_prior"
+        )
+    if (digest := sha256_file(path)) != card["sha256"]:
+        raise ValueError(
+            f"expected SHA-256 {card['sha256'][:12]}... of {path}, got {digest[:12]}...; copy both files again"
+        )
+    return card
+
+
+# ---- specs
+
+
+def split_spec(spec: str) -> tuple[str, str] | None:
+    """Returns (module or file.py, factory) of a spec that names code, None for a path."""
+    place, colon, factory = spec.rpartition(":")
+    if not colon or Path(spec).exists() or not factory.isidentifier():
+        return None
+    return place, factory
+
+
+def call_factory(place: str, factory: str):
+    """Returns what factory() of a module or a .py file returns. The user typed the spec, so its code may run.
+
+    Raises: ValueError when there is no such module, file or function.
+    """
+    if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise ValueError(
+                f"expected a Python file before the colon of {place}:{factory}, got {place}, which is missing"
+            )
+        module_spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        module: types.ModuleType = importlib.util.module_from_spec(module_spec)
+        module_spec.loader.exec_module(module)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ImportError as error:
+            raise ValueError(f"expected a module or a file.py before the colon, got {place} ({error})") from error
+    if not callable(getattr(module, factory, None)):
+        got = type(getattr(module, factory)).__name__ if hasattr(module, factory) else "nothing of that name"
+        raise ValueError(f"expected a function {factory} in {place}, got {got}")
+    return getattr(module, factory)()
+
+
+def freeze(model, device: torch.device | str):
+    """Returns model on the device, in eval mode, without gradients of its own, if it is a Module; else unchanged."""
+    return model.to(device).eval().requires_grad_(False) if isinstance(model, nn.Module) else model
+
+
+def load_generator(spec: str, device: torch.device | str) -> Generator:
+    """Returns the frozen prior of a spec: a checkpoint (generators.stylegan2_pytorch reads it), or code.
+
+    Raises: ValueError when there is no such file or code, or it gives no prior.
+    """
+    code = split_spec(spec)
+    if code is None:
+        from ganinv.generators.stylegan2_pytorch import load_checkpoint
+
+        return freeze(load_checkpoint(spec), device)
+    generator = freeze(call_factory(*code), device)
+    numbers = ("z_dim", "num_ws", "w_dim", "resolution")
+    lacking = [name for name in numbers if not isinstance(getattr(generator, name, None), int)]
+    lacking += [name for name in ("map", "synthesize") if not callable(getattr(generator, name, None))]
+    if lacking:
+        raise ValueError(
+            f"expected a prior as interfaces.Generator says, got {type(generator).__name__} without {lacking}"
+        )
+    return generator
+
+
+def load_recognizer(spec: str, device: torch.device | str, *, resolution: int = 64) -> Recognizer:
+    """Returns the frozen recognizer of a spec: a weight file with its card, or code.
+
+    Code returns any callable of images [N,3,R,R] in [-1,1]: see CallableRecognizer. resolution: the side R of the
+    images with which code is asked for its numbers of identities and embedding dimensions.
+    Raises: ValueError when there is no such file or code, or it gives no recognizer.
+    """
+    code = split_spec(spec)
+    if code is None:
+        return freeze(load_weights(spec), device)
+    recognizer = freeze(call_factory(*code), device)
+    if not callable(recognizer):
+        raise ValueError(f"expected a callable from {spec}, got {type(recognizer).__name__}")
+    if hasattr(recognizer, "num_identities") and hasattr(recognizer, "embedding_dim"):
+        return recognizer
+    return CallableRecognizer(recognizer, torch.zeros(2, 3, resolution, resolution, device=device)).eval()
+
+
+# ---- recognizers
+
+
+class CallableRecognizer(nn.Module):
+    """Any callable images [N,3,R,R] -> Recognition | logits [N,C] | (embeddings [N,D], logits [N,C] or None).
+
+    Where there are only logits, their direction is the embedding. Called once with sample images, to learn C and D.
+    """
+
+    def __init__(self, recognize: Callable, sample: torch.Tensor):
+        super().__init__()
+        self.recognize = recognize
+        with torch.no_grad():
+            found = self(sample)
+        self.embedding_dim = found.embeddings.shape[1]
+        self.num_identities = None if found.logits is None else found.logits.shape[1]
+
+    def forward(self, images: torch.Tensor) -> Recognition:
+        """Returns unit embeddings [N,D] and logits [N,C] or None. Raises: ValueError for an answer of another form."""
+        answer = self.recognize(images)
+        if isinstance(answer, Recognition):
+            embeddings, logits = answer.embeddings, answer.logits
+        elif isinstance(answer, torch.Tensor):
+            embeddings, logits = answer, answer
+        elif isinstance(answer, tuple) and len(answer) == 2:
+            embeddings, logits = answer
+        else:
+            raise ValueError(
+                "expected a Recognition, logits [N,C] or (embeddings, logits) from the recognizer, "
+                f"got {type(answer).__name__}"
+            )
+        for name, value in (("embeddings", embeddings), ("logits", logits)):
+            if name == "logits" and value is None:
+                continue
+            if not isinstance(value, torch.Tensor) or value.ndim != 2 or len(value) != len(images):
+                got = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+                raise ValueError(f"expected {name} of shape [{len(images)},...] from the recognizer, got {got}")
+        return Recognition(F.normalize(embeddings.float(), dim=1), logits)
+
+
+@torch.no_grad()
+def check_recognizer(recognizer: Recognizer, resolution: int, *, device: torch.device | str | None = None) -> None:
+    """Asks a recognizer twice about the same images [4,3,R,R]; returns if it keeps the convention of interfaces.py.
+
+    device: of the images; by default that of the recognizer's parameters, else the CPU.
+    Raises: ValueError saying what came, when shapes, norms or values are not as agreed, or the two answers differ.
+    """
+    if device is None:
+        parameters = recognizer.parameters() if isinstance(recognizer, nn.Module) else iter(())
+        device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+    images = torch.rand(4, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
+    first, second = recognizer(images), recognizer(images)
+    if not isinstance(first, Recognition):
+        raise ValueError(f"expected a Recognition from the recognizer, got {type(first).__name__}")
+    check_answer("embeddings", first.embeddings, second.embeddings, [4, recognizer.embedding_dim])
+    norms = first.embeddings.norm(dim=1)
+    if not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
+        raise ValueError(f"expected embeddings of norm 1, got norms of {norms.min():.3g} to {norms.max():.3g}")
+    if recognizer.num_identities is not None:
+        check_answer("logits", first.logits, second.logits, [4, recognizer.num_identities])
+    elif first.logits is not None:
+        raise ValueError("expected no logits of a recognizer with num_identities None, got some; set num_identities")
+
+
+def check_answer(name: str, first: torch.Tensor | None, second: torch.Tensor | None, shape: list[int]) -> None:
+    """Raises ValueError unless both are finite tensors of the shape and the same to float32's rounding."""
+    for value in (first, second):
+        got = list(value.shape) if isinstance(value, torch.Tensor) else value
+        if got != shape:
+            raise ValueError(f"expected {name} of shape {shape} for images [{shape[0]},3,R,R], got {got}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"expected finite {name} for images in [-1,1], got NaN or infinity")
+    # some GPU kernels add in no fixed order, hence a tolerance
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-4):
+        raise ValueError(
+            f"expected the same {name} twice for the same images, got others; call eval() on the recognizer"
+        )
+
+
+def save_recognizer(model: nn.Module, path: str | Path, card: Mapping) -> dict:
+    """Writes a CosineRecognizer: <name>.safetensors and its card. Returns the card.
+
+    card: what else there is to say: command, data, seed, metrics, ... Raises: ValueError, see save_weights.
+    """
+    built_from = {
+        "kind": "cosine",
+        "architecture": model.architecture,
+        "input_size": model.input_size,
+        "embedding_dim": model.embedding_dim,
+        "num_identities": model.num_identities,
+        "scale": model.scale,
+    }
+    return save_weights(path, halve(model.state_dict()), {**card, **built_from})
+
+
+def load_weights(path: str | Path) -> nn.Module:
+    """Returns the CosineRecognizer of a weight file, frozen, on the CPU; its card says how to build it.
+
+    Raises: ValueError when a file is missing or not whole, or card, SHA-256, names, shapes or values do not fit.
+    """
+    from ganinv.recognizers.torchvision import CosineRecognizer
+
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        what = "missing" if not path.is_file() else "of another kind"
+        raise ValueError(
+            f"expected a recognizer: NAME.safetensors, module:factory or file.py:factory, got {path}, {what}"
+        )
+    tensors, _ = read_tensors(path)
+    card = read_card(path)
+    if card.get("kind") != "cosine":
+        raise ValueError(f"expected a card of the kind cosine beside {path}, got {card.get('kind')}")
+    options = {name: card.get(name) for name in ("embedding_dim", "input_size", "num_identities", "scale")}
+    options["num_identities"] = options["num_identities"] or 0  # none: an open-set recognizer
+    for name, value in options.items():
+        kinds = (int, float) if name == "scale" else (int,)
+        if type(value) not in kinds or value < 0 or (value == 0 and name != "num_identities"):
+            raise ValueError(f"expected a positive {name} on the card of {path}, got {value!r}")
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn and replaced: leave the caller's draws alone
+        model = CosineRecognizer(str(card.get("architecture")), **options)
+    model.load_state_dict(check_tensors(tensors, model.state_dict(), path))
+    return model.eval().requires_grad_(False)
