@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ganinv import images
 
@@ -85,6 +84,8 @@ def load_photos(
 
     Raises: ValueError for a broken file (naming it), or when no photo is left.
     """
+    from tqdm import tqdm
+
     chosen = [
         (index, path)
         for index, (name, files) in enumerate(people.items())
