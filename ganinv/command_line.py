@@ -245,8 +245,10 @@ def list_options(config_type: type, defaults: object = None, prefix: str = "--")
             continue
         kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
         kind = re.sub(r"Literal\[(.*)\]", lambda match: "{" + re.sub(r"[\"' ]", "", match[1]) + "}", kind)
+        kind = re.sub(r"tuple(\[.*\])", lambda match: match[1].replace(" ", ""), kind)
         value = list(value) if isinstance(value, tuple) else value
-        yield name, kind, comments.get(field.name, ""), "required" if value is dataclasses.MISSING else str(value)
+        default = "required" if value is dataclasses.MISSING else str(value) or '""'
+        yield name, kind, comments.get(field.name, ""), default
 
 
 def read_comments(config_type: type) -> dict[str, str]:

@@ -36,6 +36,7 @@ class Config:
     out: Path | None = None
     mode: Literal["offline", "online"] = "offline"
     num_steps: int = 3
+    label: str = ""
     optim: Optim = field(default_factory=lambda: Optim(lr=0.2))
 
     def __post_init__(self):
@@ -130,8 +131,16 @@ def test_help_has_one_line_an_option_with_its_default(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 45 and max(map(len, lines)) <= 100
     assert "Does a thing." in lines and not any("noise" in line for line in lines)
-    shown = {"--world": "(lfw)", "--optim.lr": "step size (0.2)", "--ids": "([1, 2])", "--num-steps": "(3)"}
-    for name, default in (shown | {"--mode {offline,online}": "(offline)", "--out": "(None)"}).items():
+    shown = {
+        "--world": "(lfw)",
+        "--optim.betas [float,float]": "([0.9, 0.99])",
+        "--optim.lr": "step size (0.2)",
+        "--ids": "([1, 2])",
+        "--num-steps": "(3)",
+    }
+    for name, default in (
+        shown | {"--mode {offline,online}": "(offline)", "--out": "(None)", "--label": '("")'}
+    ).items():
         assert [line for line in lines if line.startswith(f"  {name} ") and line.endswith(default)], name
 
 
