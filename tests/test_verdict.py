@@ -1,0 +1,236 @@
+"""The judges on a world whose answers are arithmetic: identity i is a white stripe at place i of eight."""
+
+import math
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ganinv import perceptual, verdict
+from ganinv.data import Photos
+from ganinv.images import from_uint8, to_uint8
+from ganinv.interfaces import Recognition
+from ganinv.verdict import Judge, References, evaluate
+
+CLASSES, SIDE = 8, 32
+
+
+class StripeRecognizer(nn.Module):
+    """logits 10 at the stripe, 0 elsewhere; the embedding is the stripe's place, one-hot."""
+
+    embedding_dim = CLASSES
+
+    def __init__(self, closed=True, classes=CLASSES):
+        super().__init__()
+        self.closed, self.num_identities = closed, classes if closed else None
+
+    def forward(self, images):
+        places = (images[:, 0].mean(1).view(len(images), CLASSES, -1).mean(2) + 1) / 2  # [N,8]
+        return Recognition(places, 10 * places[:, : self.num_identities] if self.closed else None)
+
+
+def stripe(identity):
+    image = -torch.ones(3, SIDE, SIDE)
+    image[:, :, 4 * identity : 4 * identity + 4] = 1
+    return image
+
+
+JUDGE = Judge("judge", StripeRecognizer(), sees_users=True)
+VERIFIER = Judge("verifier", StripeRecognizer(closed=False), sees_users=False)
+
+
+def make_photos(people=(3, 5)):
+    pixels = to_uint8(torch.stack([stripe(person) for person in people]))
+    return Photos(pixels, torch.tensor(people), tuple(map(str, range(CLASSES))), tuple(map(str, people)))
+
+
+@pytest.fixture(scope="module")
+def face_trunk(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trunk") / "lpips_face.safetensors"
+    state = torchvision.models.alexnet(weights=None).features.state_dict()
+    save_file({f"backbone.0.{name}": tensor.contiguous() for name, tensor in state.items()}, path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setenv("GANINV_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+
+# identity 3: both right; identity 5: one right, one that shows 3
+IMAGES = torch.stack([torch.stack([stripe(3), stripe(3)]), torch.stack([stripe(5), stripe(3)])])
+
+
+def judge_stripes(images=IMAGES, identities=(3, 5), judges=(JUDGE, VERIFIER), references="photos", **options):
+    if references == "photos":
+        references = References.from_photos(make_photos(), judges)
+    return evaluate(images, identities, StripeRecognizer(), judges, references, seed=0, **options)
+
+
+def test_verdict_by_hand(face_trunk):
+    found = judge_stripes(face_trunk=face_trunk)
+    hit, miss = math.exp(10) / (math.exp(10) + 7), 1 / (math.exp(10) + 7)
+    three, five = found.per_identity
+    assert (three["identity"], five["identity"]) == (3, 5)
+    for name in ("target_score", "judge_score"):
+        assert three[name] == pytest.approx(hit)
+        assert five[name] == pytest.approx((hit + miss) / 2)
+    assert (three["judge_rank"], five["judge_rank"]) == (1, (1 + 8) / 2)  # the seven places without stripe tie
+    for name in ("acc_at_1", "acc_at_5", "identity_similarity", "identity_similarity_judge"):
+        assert (three[name], five[name]) == pytest.approx((1, 0.5))
+    assert three["lpips_face"] == pytest.approx(0, abs=1e-5)
+    assert five["lpips_face"] > 0.01
+    assert (three["face_detected"], five["face_detected"]) == (0, 0)
+    assert found.summary["acc_at_1"] == {"mean": 0.75, "ci95": [0.5, 1.0], "n": 2}
+    assert found.summary["identity_similarity"]["mean"] == pytest.approx(0.75)
+    assert found.summary.keys() == three.keys() - {"identity"} == five.keys() - {"identity"}
+    assert found.absent.keys() == {"fid", "lpips"}
+    assert perceptual.TRUNK_FILE in found.absent["lpips"]
+
+
+def test_lpips_is_compared_with_the_nearest_photo_of_the_owner_at_the_images_size(monkeypatch):
+    class Pixels:
+        model = nn.Identity()
+
+        def nearest(self, images, others):
+            assert others.shape[1:] == images.shape[1:]
+            return (images[:, None] - others).abs().mean((2, 3, 4)).amin(1)
+
+    monkeypatch.setattr(verdict.perceptual, "lpips_imagenet", Pixels)
+    photos = make_photos((5, 3, 4, 3))
+    photos.pixels[1] = 0  # a bad photo of 3 besides the good one
+    doubled = Photos(photos.pixels.repeat_interleave(2, 2).repeat_interleave(2, 3), *list(vars(photos).values())[1:])
+    found = judge_stripes(references=References({}, photos.person, doubled))
+    differs = 2 * 2 * 4 / SIDE  # two stripes, 4 columns each, apart by 2
+    values = [row["lpips"] for row in found.per_identity]
+    assert values == pytest.approx([0, differs / 2], abs=0.1)  # antialiasing softens the stripe's edges
+    assert values[0] < values[1]
+
+
+def test_a_single_identity_has_no_interval():
+    found = judge_stripes(IMAGES[:1], (3,))
+    assert found.summary["judge_score"]["ci95"] == [None, None]
+    assert found.summary["judge_score"]["n"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "absent", "reason"),
+    [
+        ({"references": None}, {"identity_similarity", "identity_similarity_judge"}, "needs references embedded by"),
+        ({"references": None}, {"lpips", "lpips_face"}, "needs reference photos: pass --photos DIR"),
+        ({"judges": (JUDGE,)}, {"identity_similarity"}, "needs another judge"),
+        ({"judges": (VERIFIER,)}, {"judge_score", "judge_rank", "acc_at_1", "acc_at_5"}, "trained on the target"),
+        ({"face_trunk": None}, {"lpips_face"}, "trunk trained on faces"),
+        (
+            {"judges": (Judge("judge", StripeRecognizer(classes=4), True),), "identities": (3, 2)},
+            {"acc_at_5"},
+            "more than 5 identities, got 4",
+        ),
+        (
+            {"identities": (3, 6)},
+            {"identity_similarity", "lpips"},
+            r"needs reference\w* .*of every identity, got none of \[6\]",
+        ),
+        ({}, {"fid"}, "thousands of pictures, this run has 4"),
+    ],
+)
+def test_what_cannot_be_computed_is_absent_with_its_reason_and_nowhere_else(change, absent, reason):
+    found = judge_stripes(**change)
+    assert absent <= found.absent.keys()
+    for name in absent:
+        assert re.search(reason, found.absent[name])
+    for place in (found.summary, *found.per_identity):
+        assert not place.keys() & found.absent.keys()
+
+
+def test_a_metric_is_absent_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+    assert "pip install 'facenet-pytorch<2.6'" in judge_stripes().absent["face_detected"]
+
+
+def test_pictures_too_small_for_lpips_leave_the_rest_alone(face_trunk):
+    small = IMAGES[..., ::2, ::2]
+    found = judge_stripes(small, face_trunk=face_trunk)
+    assert "at least 31 px" in found.absent["lpips_face"]
+    assert found.summary["judge_score"]["mean"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": IMAGES[0]}, r"expected images \[T,K,3,R,R\] of 2 identities, got \[2, 3, 32, 32\]"),
+        ({"identities": (3,)}, "of 1 identities"),
+        ({"identities": (3, 8)}, r"expected identities in 0-7"),
+        ({"images": IMAGES * 255}, r"in \[-1,1\]"),
+        ({"judges": (JUDGE, JUDGE)}, "at most one judge with sees_users=True, got judge, judge"),
+        ({"judges": (Judge("blind", StripeRecognizer(closed=False), True),)}, "expected a judge with logits"),
+    ],
+)
+def test_callers_mistakes(change, message):
+    with pytest.raises(ValueError, match=message):
+        judge_stripes(**change)
+
+
+def test_the_batch_size_does_not_change_the_verdict(monkeypatch):
+    whole = judge_stripes()
+    monkeypatch.setattr(verdict, "BATCH", 1)
+    assert judge_stripes() == whole
+
+
+def test_references_survive_the_disk_without_pictures(tmp_path):
+    photos = make_photos((3, 5, 5))
+    references = References.from_photos(photos, (JUDGE, VERIFIER))
+    assert references.embeddings["verifier"].argmax(1).tolist() == [3, 5, 5]
+    references.save(tmp_path / "references.safetensors")
+    kept = load_file(tmp_path / "references.safetensors")
+    assert sorted(kept) == ["judge.embeddings", "person", "verifier.embeddings"]
+    assert [path.name for path in tmp_path.iterdir()] == ["references.safetensors"]
+    again = References.load(tmp_path / "references.safetensors", photos)
+    assert again.photos is photos
+    assert torch.equal(again.person, references.person)
+    assert all(torch.equal(again.embeddings[name], rows) for name, rows in references.embeddings.items())
+
+
+def test_other_files_are_no_references(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="expected person and <judge>.embeddings in .*other.safetensors"):
+        References.load(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="missing"):
+        References.load(tmp_path / "nowhere.safetensors")
+    with pytest.raises(ValueError, match=r"of the judge judge for person \[M\], got \[2, 4\] for \[3\]"):
+        References({"judge": torch.zeros(2, 4)}, torch.zeros(3))
+
+
+def draw_face():
+    """A cartoon that MTCNN takes for a face; no photograph belongs in a repository."""
+    picture = Image.new("L", (256, 256), 90)
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((58, 28, 198, 232), fill=200)
+    draw.chord((52, 16, 204, 150), 180, 360, fill=40)
+    draw.ellipse((70, 62, 186, 180), fill=200)
+    for x in (98, 158):
+        draw.line((x - 20, 98, x + 20, 95), fill=60, width=6)
+        draw.ellipse((x - 15, 108, x + 15, 124), fill=240)
+        draw.ellipse((x - 8, 107, x + 8, 125), fill=30)
+    draw.polygon([(128, 120), (114, 162), (142, 162)], fill=165)
+    draw.line((114, 163, 142, 163), fill=90, width=4)
+    draw.ellipse((98, 184, 158, 202), fill=90)
+    return picture.convert("RGB")
+
+
+def test_a_face_is_detected_and_noise_is_not():
+    face = draw_face().resize((64, 64), Image.Resampling.LANCZOS)
+    face = from_uint8(torch.from_numpy(np.array(face)).permute(2, 0, 1))
+    noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    state = torch.get_rng_state()
+    found, nothing = verdict.detect_faces(torch.stack([face, noise])).tolist()
+    assert 0.8 < found <= 1
+    assert nothing == 0
+    assert torch.equal(state, torch.get_rng_state())
