@@ -119,7 +119,9 @@ def test_our_own_file_keeps_pictures_mean_and_noise(name, tmp_path):
     assert card["kind"] == "stylegan2_pytorch" and card["seed"] == 3 and card["resolution"] == synthesis.image_size
     prior, again = load_generator(str(path), "cpu"), load_checkpoint(path)
     exact = StyleGAN2PyTorch(mapping, synthesis)
-    w = exact.map(torch.randn(2, exact.z_dim))
+    z = torch.randn(2, exact.z_dim)
+    w = exact.map(z)
+    assert (prior.map(z) - w).abs().max() < 0.02 * w.std()  # with the lr_mlp that the file keeps
     assert torch.equal(prior.mean_w, again.mean_w) and torch.equal(prior.noise, exact.noise)
     assert (prior.mean_w - exact.mean_w).abs().max() < 0.01 * w.std()
     assert (prior.synthesize(w) - exact.synthesize(w)).abs().max() < 0.02  # float16 weights

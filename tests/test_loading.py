@@ -243,6 +243,14 @@ def random():
     return lambda images: torch.randn(len(images), 3)
 def nan():
     return lambda images: pool(images) * float("nan")
+class Full(torch.nn.Module):
+    num_identities, embedding_dim = 3, 3
+    def __init__(self):
+        super().__init__()
+        self.network = module()
+    def forward(self, images):
+        logits = self.network(images)
+        return Recognition(torch.nn.functional.normalize(logits, dim=1), logits)
 answer = 3
 class Prior(torch.nn.Module):
     z_dim, num_ws, w_dim, resolution = 2, 1, 2, 4
@@ -260,7 +268,14 @@ def code(tmp_path):
 
 @pytest.mark.parametrize(
     "factory, dim, identities",
-    [("logits", 3, 3), ("pair", 48, 3), ("embeddings_only", 48, None), ("recognition", 48, None), ("module", 3, 3)],
+    [
+        ("logits", 3, 3),
+        ("pair", 48, 3),
+        ("embeddings_only", 48, None),
+        ("recognition", 48, None),
+        ("module", 3, 3),
+        ("Full", 3, 3),
+    ],
 )
 def test_any_callable_is_a_recognizer(factory, dim, identities, code):
     recognizer = load_recognizer(f"{code}:{factory}", "cpu", resolution=16)
