@@ -11,7 +11,7 @@ from torch import nn
 
 from ganinv import images as image_convention
 from ganinv.interfaces import Generator, Recognizer
-from ganinv.objectives import weighted_sum
+from ganinv.objectives import TERMS, weighted_sum
 from ganinv.optimization import OPTIMIZERS, Optim, minimise
 from ganinv.randomness import Streams, seeded
 from ganinv.search_spaces import SEARCH_SPACES, PixelSpace, WSpace, ZSpace, fit_whitening
@@ -93,6 +93,8 @@ def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple
     for name, value in least.items():
         if getattr(config, name) < value:
             raise ValueError(f"expected {name} of at least {value}, got {getattr(config, name)}")
+    if config.objective not in TERMS:
+        raise ValueError(f"expected an objective among {', '.join(TERMS)}, got {config.objective}")
     if config.optim.optimizer not in OPTIMIZERS:
         raise ValueError(f"expected an optimizer among {', '.join(OPTIMIZERS)}, got {config.optim.optimizer}")
     if config.optim.transforms < 1:

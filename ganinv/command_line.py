@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import typing
@@ -40,7 +41,7 @@ def main(config_type: type, run: Callable[[typing.Any], object], argv: Sequence[
             print(format_help(config_type, width=min(100, shutil.get_terminal_size((100, 45)).columns)))
             return
         argv, dry_run = take_dry_run(argv)
-        config = parse(config_type, argv)
+        config = parse(config_type, spell_flags(config_type, argv))
         if dry_run:
             print(json.dumps(dataclasses.asdict(config), indent=2, default=str))
             return
@@ -190,6 +191,19 @@ def parse_identities(text: str) -> tuple[int, ...]:
     if len(set(identities)) < len(identities):
         raise ValueError(f"expected every identity once, got {text!r}")
     return tuple(identities)
+
+
+def spell_flags(config_type: type, argv: list[str]) -> list[str]:
+    """Returns argv with a bare boolean option such as --resume written out, --resume=True."""
+    flags = {name for name, kind, _, _ in list_options(config_type) if kind == "bool"}
+    followed = zip(argv, [*argv[1:], "--"], strict=True)
+    return [f"{word}=True" if word in flags and after.startswith("--") else word for word, after in followed]
+
+
+def name_command(script: str) -> str:
+    """Returns the command line of this process as a card tells it: without --resume, which changes no result."""
+    words = [word for word in sys.argv[1:] if not word.startswith("--resume")]
+    return shlex.join(["python", f"scripts/{script}.py", *words])
 
 
 def choose_device(name: str):

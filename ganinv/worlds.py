@@ -73,7 +73,7 @@ def load_assets(
     """
     world = find_world(name)
     specs = {"prior": generator or str(world.file("prior")), "target": target or str(world.file("target"))}
-    model = load_recognizer(specs["target"], device)
+    model = load_recognizer(specs["target"], device, resolution=world.resolution)
     prior_model = load_generator(specs["prior"], device) if prior else None
     if not prior:
         del specs["prior"]

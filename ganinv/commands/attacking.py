@@ -64,9 +64,11 @@ def run_attack(
 
     from ganinv.loading import check_recognizer
     from ganinv.report import RunFolder, new_folder
-    from ganinv.tracking import Tracker
+    from ganinv.tracking import MODES, Tracker
     from ganinv.verdict import evaluate
 
+    if config.wandb not in MODES:  # before there is a run folder
+        raise ValueError(f"expected a wandb mode among {', '.join(MODES)}, got {config.wandb}")
     device = command_line.choose_device(config.device)
     identities = command_line.parse_identities(config.identities)
     assets = load_assets(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +69,7 @@ def run(config: TrainGan) -> None:
         )  # fmt: skip
     card = {
         "role": "prior",
-        "command": shlex.join(["python", "scripts/train_gan.py", *sys.argv[1:]]),
+        "command": command_line.name_command("train_gan"),
         "data": {"public": f"{len(photos)} photos of {len(photos.names)} people, whose names hash into [0,0.8)"},
         "training": dataclasses.asdict(settings),
         "seed": settings.seed,

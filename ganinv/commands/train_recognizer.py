@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +68,7 @@ def run(config: TrainRecognizer) -> None:
         )
     card = {
         "role": config.role,
-        "command": shlex.join(["python", "scripts/train_recognizer.py", *sys.argv[1:]]),
+        "command": command_line.name_command("train_recognizer"),
         "data": describe_data(recipe, users, public, PHOTOS_PER_USER),
         "training": dataclasses.asdict(settings),
         "seed": settings.seed,

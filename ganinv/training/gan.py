@@ -43,8 +43,9 @@ class GanTraining:
     r1_gamma: float = 1.0
     r1_every: int = 16
     mixing: float = 0.9
+    noise: bool = False  # the noise inputs: off, since a young generator hides behind the grain and w should say it all
     average: float = 0.998  # per step, of the weights that are kept
-    feature_weight: float = 1.0  # of the critic over frozen features; 0 leaves it out
+    feature_weight: float = 0.5  # of the critic over frozen features; 0 leaves it out
     critic_width: int = 24  # channels at full resolution; doubles with every halving, at most 384
     precision: str = "bfloat16"  # of the convolutions; weights, averages and losses stay float32
     seed: int = 0
@@ -136,6 +137,13 @@ def tie_colours(synthesis: nn.Module) -> None:
         weight.copy_(weight.mean(0, keepdim=True).expand_as(weight))
 
 
+def silence_noise(synthesis: nn.Module) -> None:
+    """Fixes the weights of a generator's noise inputs at zero, in place; their biases, which are the layers', stay."""
+    for block in synthesis.blocks:
+        for layer in (block.to_noise1, block.to_noise2):
+            layer.weight.requires_grad_(False).zero_()
+
+
 def draw_latents(mapping: nn.Module, count: int, layers: int, mixing: float, generator: torch.Generator, device):
     """Returns w [N,layers,w_dim]; with probability `mixing` a sample takes its later layers from a second latent."""
     w_dim = mapping.net[0].weight.shape[1]
@@ -170,11 +178,14 @@ def train_gan(
     if feature_trunk is not None and config.feature_weight > 0:
         critics.append(FeatureCritic(feature_trunk[0].to(device), feature_trunk[1]))
     critics = critics.to(device, memory_format=torch.channels_last)
+    if not config.noise:
+        silence_noise(synthesis)
     grey = is_grey(photos.pixels)
     if grey:
         tie_colours(synthesis)
     averages = [copy.deepcopy(net).requires_grad_(False) for net in (mapping, synthesis)]
-    players = {"generator": [*mapping.parameters(), *synthesis.parameters()], "critics": list(critics.parameters())}
+    generators = [p for net in (mapping, synthesis) for p in net.parameters() if p.requires_grad]
+    players = {"generator": generators, "critics": list(critics.parameters())}
     optimizers = {name: torch.optim.Adam(params, config.lr, betas=(0.0, 0.99)) for name, params in players.items()}
     generator = torch.Generator().manual_seed(config.seed)
     modules = {"S": mapping, "G": synthesis, "critics": critics, "SE": averages[0], "GE": averages[1]}
@@ -194,7 +205,8 @@ def train_gan(
 
     def generate() -> torch.Tensor:
         w = draw_latents(mapping, config.batch, layers, config.mixing, generator, device)
-        noise = torch.rand(config.batch, config.resolution, config.resolution, 1, generator=generator).to(device)
+        count = config.batch if config.noise else 1  # without weights it has no effect, and need not be drawn
+        noise = torch.rand(count, config.resolution, config.resolution, 1, generator=generator).to(device)
         with autocast():
             images = run_generator(synthesis, w, noise).float() * 2 - 1
         # equal channels get equal gradients, so tied colours stay tied

@@ -22,11 +22,11 @@ RECIPES = {
     "target": Recipe(RecognizerTraining(architecture="resnet18", steps=1500, seed=0), sees_users=True),
     # scores a reconstruction: another architecture, seed and augmentation than the target
     "judge": Recipe(
-        RecognizerTraining(architecture="regnet_y_400mf", steps=3000, seed=1, augmentation="strong"), sees_users=True
+        RecognizerTraining(architecture="regnet_y_400mf", steps=2400, seed=1, augmentation="strong"), sees_users=True
     ),
     # compares faces, and has never met the users
     "verifier": Recipe(
-        RecognizerTraining(architecture="regnet_x_400mf", steps=2500, seed=2, augmentation="strong"), sees_users=False
+        RecognizerTraining(architecture="regnet_x_400mf", steps=2200, seed=2, augmentation="strong"), sees_users=False
     ),
     # the trunk of the perceptual distance, and the eye that measures a prior: it does not know people above 0.57, so
     # that real photos on both sides of a Frechet distance, the prior's own and the held-out, are equally new to it

@@ -1,0 +1,14 @@
+"""Train a recognizer of a world: target, judge, verifier, lpips_face or critic.
+
+    python scripts/train_recognizer.py --role=target --photos=data/lfw
+
+writes state, log and target.safetensors with its card (what it was trained on, what it can do) into runs/lfw-target. An
+interrupted training goes on with the same command and --resume=True, and ends in the same bits.
+
+Time: TIME on 2 CPU cores.
+"""
+
+from ganinv.commands.train_recognizer import main
+
+if __name__ == "__main__":
+    main()
