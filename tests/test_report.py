@@ -124,6 +124,12 @@ def test_result_pictures_are_the_images_at_native_size(tmp_path):
         assert file.metadata() == {"identities": "[3, 7]", "kept": "2"}
 
 
+def test_one_picture_an_identity_gives_a_grid_of_one_row(tmp_path):
+    RunFolder(tmp_path).write_result(AttackResult((3, 7), torch.zeros(2, 1, 3, 8, 8), torch.zeros(2, 1), {}, COST))
+    with Image.open(tmp_path / "images" / "grid.png") as picture:
+        assert picture.size == (18, 8)
+
+
 def test_steps_are_on_disk_at_once_and_hold_no_pictures(tmp_path):
     folder = RunFolder(tmp_path)
     for step in range(2):
