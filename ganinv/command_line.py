@@ -47,8 +47,7 @@ def main(config_type: type, run: Callable[[typing.Any], object], argv: Sequence[
             return
         run(config)
     except MISTAKES as error:
-        code = 1 if getattr(error, "errno", None) == errno.ENOSPC else 2
-        stop(code, one_line(error), error)
+        stop(2, one_line(error), error)
     except KeyboardInterrupt as error:
         stop(130, "interrupted", error)
     except Exception as error:
@@ -196,7 +195,7 @@ def parse_identities(text: str) -> tuple[int, ...]:
 def spell_flags(config_type: type, argv: list[str]) -> list[str]:
     """Returns argv with a bare boolean option such as --resume written out, --resume=True."""
     flags = {name for name, kind, _, _ in list_options(config_type) if kind == "bool"}
-    followed = zip(argv, [*argv[1:], "--"], strict=True)
+    followed = zip(argv, [*argv[1:], "--"], strict=False)  # strict would refuse an empty argv
     return [f"{word}=True" if word in flags and after.startswith("--") else word for word, after in followed]
 
 

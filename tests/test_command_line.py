@@ -37,6 +37,7 @@ class Config:
     mode: Literal["offline", "online"] = "offline"
     num_steps: int = 3
     label: str = ""
+    resume: bool = False
     optim: Optim = field(default_factory=lambda: Optim(lr=0.2))
 
     def __post_init__(self):
@@ -87,6 +88,21 @@ def test_dry_run_prints_the_config_and_runs_nothing(flag, capsys):
     assert run_main([flag, "--num-steps=9", "--out=a"], lambda config: pytest.fail("ran")) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["num_steps"] == 9 and shown["optim"] == {"lr": 0.2, "betas": [0.9, 0.99]} and shown["out"] == "a"
+
+
+@pytest.mark.parametrize(
+    "argv", [["--resume"], ["--resume", "--num-steps=3"], ["--num-steps", "3", "--resume", "True"]]
+)
+def test_a_bare_flag_stands_for_true(argv):
+    seen = []
+    assert run_main(argv, seen.append) == 0
+    assert seen == [Config(resume=True)]
+
+
+def test_no_options_run_the_defaults():
+    seen = []
+    assert run_main([], seen.append) == 0
+    assert seen == [Config()]
 
 
 def test_dry_run_false_runs():
