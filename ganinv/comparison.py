@@ -1,0 +1,315 @@
+"""Runs side by side: which belong to one method, what each method reached, and that as a table and as figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+import torch
+
+from ganinv.metrics import bootstrap_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METRICS = {  # metric -> which direction is better
+    "target_score": "higher",
+    "judge_score": "higher",
+    "acc_at_1": "higher",
+    "acc_at_5": "higher",
+    "identity_similarity": "higher",
+    "identity_similarity_judge": "higher",
+    "face_detected": "higher",
+    "lpips": "lower",
+    "lpips_face": "lower",
+}
+ARROWS = {"higher": "↑", "lower": "↓"}
+# what may differ between runs of one method: it changes no reconstruction, or is the seed itself
+PASSED_OVER = ("seed", "out", "wandb", "device", "photos", "label", "image_every")
+JUDGING = ("judge", "verifier", "references", "lpips_face")  # roles whose weights give the numbers that are compared
+BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its folder and its report.json, config.json and provenance.json."""
+
+    folder: Path
+    report: Mapping
+    config: Mapping
+    provenance: Mapping
+
+    @property
+    def seed(self) -> int:
+        return self.report["seed"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Runs that differ in the seed only, by rising seed, and what they reached.
+
+    summary: metric -> {"mean","ci95","n"}; absent: metric -> reason; seconds: mean of a run.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    summary: dict[str, dict]
+    absent: dict[str, str]
+    seconds: float
+
+
+# ---- which runs belong together
+
+
+def group_runs(runs: Sequence[Run]) -> list[Method]:
+    """Returns the methods of runs, in the order of their first runs; see Method.
+
+    Methods of one label get what sets them apart behind it: "latent w (psi=0.5)".
+    Raises: ValueError without runs, when two runs are of one method and seed, or when they cannot be compared: other
+    worlds, identities, or weights of judges.
+    """
+    check_comparable(runs)
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        groups.setdefault((find_label(run), *sorted(find_settings(run).items())), []).append(run)
+    methods = []
+    for (label, *settings), members in groups.items():
+        members.sort(key=lambda run: run.seed)
+        for one, other in zip(members, members[1:], strict=False):
+            if one.seed == other.seed:
+                raise ValueError(
+                    f"expected one run of {label} a seed, got {one.folder} and {other.folder} of seed {one.seed}; "
+                    "leave one out"
+                )
+        namesakes = [dict(other[1:]) for other in groups if other[0] == label]
+        apart = [f"{name}={value}" for name, value in settings if any(other.get(name) != value for other in namesakes)]
+        methods.append(average_runs(f"{label} ({', '.join(apart)})" if apart else label, members))
+    return methods
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Raises: ValueError naming two runs that cannot stand in one table, or when there are none."""
+    if not runs:
+        raise ValueError("expected at least one finished run, got none")
+    first = runs[0]
+    for run in runs[1:]:
+        for key in ("world", "identities"):
+            if run.report[key] != first.report[key]:
+                raise ValueError(
+                    f"expected runs of the same {key}, got {first.report[key]} in {first.folder} and {run.report[key]} "
+                    f"in {run.folder}; compare them apart"
+                )
+    for role in JUDGING:
+        known = [(find_hash(run, role), run) for run in runs if find_hash(run, role)]
+        for digest, run in known[1:]:
+            if digest != known[0][0]:
+                raise ValueError(
+                    f"expected runs judged with the same weights, got another {role} in {run.folder} than in "
+                    f"{known[0][1].folder}; run one of them again"
+                )
+
+
+def find_label(run: Run) -> str:
+    """Returns the label that a run was given, else its method and its variant or space."""
+    config = run.config
+    return config.get("label") or " ".join(
+        filter(None, (run.report["method"], config.get("variant") or config.get("space")))
+    )
+
+
+def find_hash(run: Run, role: str) -> str:
+    """Returns the head of the SHA-256 of a run's weight file, "" where the role had none."""
+    return run.provenance.get("weights", {}).get(role, {}).get("sha256", "")[:12]
+
+
+def find_settings(run: Run) -> dict[str, str]:
+    """Returns what makes a method: method, configuration (nested keys with dots), and weights of prior and target."""
+    settings = {"method": run.report["method"]}
+    for name, value in run.config.items():
+        if name not in PASSED_OVER:
+            nested = value if isinstance(value, Mapping) else {"": value}
+            settings |= {f"{name}.{key}".rstrip("."): str(item) for key, item in nested.items()}
+    return settings | {role: find_hash(run, role) for role in ("prior", "target") if find_hash(run, role)}
+
+
+def average_runs(label: str, runs: Sequence[Run]) -> Method:
+    """Returns the method of runs of the same identities: each user is averaged over seeds, then users are resampled.
+
+    Seeds are no further users: the interval is over people. A metric that one of the runs lacks is absent.
+    """
+    absent = {name: reason for run in runs for name, reason in run.report["absent"].items()}
+    shared = [name for name in runs[0].report["summary"] if name not in absent]
+    rows = {name: torch.tensor([[row[name] for row in run.report["per_identity"]] for run in runs]) for name in shared}
+    summary = {}
+    for name, values in rows.items():
+        of_users = values.double().mean(0)  # [T]
+        interval = list(bootstrap_interval(of_users, BOOTSTRAP_SEED)) if len(of_users) > 1 else [None, None]
+        summary[name] = {"mean": of_users.mean().item(), "ci95": interval, "n": len(of_users)}
+    seconds = sum(run.report["cost"]["seconds"] for run in runs) / len(runs)
+    return Method(label, tuple(runs), summary, absent, seconds)
+
+
+# ---- as text
+
+
+def shown_metrics(methods: Sequence[Method]) -> list[str]:
+    """Returns the metrics that at least one method has."""
+    return [name for name in METRICS if any(name in method.summary for method in methods)]
+
+
+def format_table(methods: Sequence[Method]) -> str:
+    """Returns a Markdown table: a row a method, mean [95 % interval]; below it, what is absent and why."""
+    metrics = shown_metrics(methods)
+    head = ["method", *(f"{name} {ARROWS[METRICS[name]]}" for name in metrics), "users", "seeds", "seconds a run"]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    for method in methods:
+        cells = [format_entry(method.summary.get(name)) for name in metrics]
+        users = len(method.runs[0].report["identities"])
+        lines.append([method.label, *cells, str(users), str(len(method.runs)), f"{method.seconds:.0f}"])
+    first = methods[0].runs[0].report
+    text = "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+    text += f"\nWorld {first['world']}, users {', '.join(map(str, first['identities']))}. "
+    text += "Mean over users [95 % bootstrap interval over users]; each user is first averaged over the seeds. "
+    text += "↑ higher is better, ↓ lower is better.\n"
+    reasons = format_absent(methods)
+    return text + ("\nAbsent:\n\n" + "".join(f"- {line}\n" for line in reasons) if reasons else "")
+
+
+def format_entry(entry: Mapping | None) -> str:
+    """Returns "0.98 [0.95, 1.00]", without an interval where there is none, a dash where there is no entry."""
+    if entry is None:
+        return "-"
+    low, high = entry["ci95"]
+    return f"{entry['mean']:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+
+
+def format_absent(methods: Sequence[Method]) -> list[str]:
+    """Returns a line for each absent metric: its reason, and the methods that lack it unless all do."""
+    lines = []
+    for name in dict.fromkeys(name for method in methods for name in method.absent):
+        lacking = [method for method in methods if name in method.absent]
+        # a home folder says where the table was made, and nothing of the metric
+        reason = lacking[0].absent[name].replace(str(Path.home()), "~")
+        whose = "" if len(lacking) == len(methods) else f" ({', '.join(method.label for method in lacking)})"
+        lines.append(f"{name}{whose}: {reason}")
+    return lines
+
+
+def format_csv(methods: Sequence[Method]) -> str:
+    """Returns the table as CSV in full precision; an absent value is an empty cell."""
+    metrics = shown_metrics(methods)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    columns = [f"{name}{suffix}" for name in metrics for suffix in ("", "_low", "_high")]
+    writer.writerow(["method", *columns, "users", "seeds", "seconds"])
+    for method in methods:
+        cells: list = []
+        for name in metrics:
+            entry = method.summary.get(name, {"mean": None, "ci95": [None, None]})
+            cells += [entry["mean"], *entry["ci95"]]
+        users = len(method.runs[0].report["identities"])
+        writer.writerow([method.label, *cells, users, len(method.runs), method.seconds])
+    return file.getvalue()
+
+
+def format_commands(methods: Sequence[Method]) -> str:
+    """Returns Markdown with the command of every run."""
+    parts = ["# The commands behind the table\n\nFrom the repository's root; `/path/to` stands for your own folders.\n"]
+    for method in methods:
+        lines = [format_command(run.provenance.get("argv", [])) for run in method.runs]
+        parts.append(f"\n## {method.label}\n\n```bash\n" + "".join(f"{line}\n" for line in lines) + "```\n")
+    return "".join(parts)
+
+
+def format_command(argv: Sequence[str]) -> str:
+    """Returns `python scripts/<name>.py args` of a process's argv, without this machine's absolute paths."""
+    if not argv:
+        return "# unknown: the run has no provenance"
+    # ganinv-latent-attack, the console entry point, is scripts/latent_attack.py
+    script = PurePath(argv[0]).stem.removeprefix("ganinv-").replace("-", "_")
+    return shlex.join(["python", f"scripts/{script}.py", *map(shorten_path, argv[1:])])
+
+
+def shorten_path(word: str) -> str:
+    """Returns a word of a command, an absolute path in it reduced to one below here or to /path/to/<name>."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if not PurePath(value).is_absolute():
+        return word
+    path, here = PurePath(value), Path.cwd()
+    short = path.relative_to(here) if path.is_relative_to(here) else f"/path/to/{path.name}"
+    return f"{option}{equals}{short}"
+
+
+# ---- as figures
+
+
+def draw_bars(methods: Sequence[Method]) -> Figure:
+    """Returns a bar chart: a panel a metric, a bar a method, with its 95 % interval."""
+    from matplotlib.figure import Figure
+
+    metrics = shown_metrics(methods)
+    columns = min(3, len(metrics))
+    rows = -(-len(metrics) // columns)
+    labels = [textwrap.fill(method.label, 28) for method in methods]
+    figure = Figure(figsize=(3.2 * columns + 2, rows * (0.9 + 0.34 * len(methods))), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    colours = [f"C{index % 10}" for index in range(len(methods))]
+    for index, panel in enumerate(panels.flat):
+        if index >= len(metrics):
+            panel.set_visible(False)
+            continue
+        name = metrics[index]
+        panel.set_title(f"{name}\n{ARROWS[METRICS[name]]} {METRICS[name]} is better", fontsize=10)
+        panel.set_yticks(range(len(methods)), labels, fontsize=9)
+        panel.axvline(0, color="black", linewidth=0.8)
+        panel.grid(axis="x", alpha=0.3)
+        panel.set_axisbelow(True)
+        for place, (method, colour) in enumerate(zip(methods, colours, strict=True)):
+            draw_bar(panel, place, method.summary.get(name), colour)
+        low, high = panel.get_xlim()
+        low, high = min(low, 0.0), max(high, 1.0)  # what is better when higher ends at 1
+        panel.set_xlim(low, high + 0.16 * (high - low))  # room for the numbers
+    panels[0, 0].invert_yaxis()  # the first method on top; shared by all panels
+    first = methods[0].runs[0].report
+    figure.suptitle(f"World {first['world']}, {len(first['identities'])} users: mean and 95 % interval", fontsize=11)
+    return figure
+
+
+def draw_bar(panel, place: int, entry: Mapping | None, colour: str) -> None:
+    """Draws one bar, its interval and its number; the word "absent" without an entry."""
+    if entry is None:
+        panel.text(0, place, " absent", va="center", fontsize=8, color="grey")
+        return
+    low, high = entry["ci95"] if entry["ci95"][0] is not None else (entry["mean"], entry["mean"])
+    panel.barh(place, entry["mean"], color=colour, height=0.7)
+    panel.plot([low, high], [place, place], color="black", linewidth=1.2, marker="|", markersize=6)
+    end = max(high, entry["mean"], 0)
+    panel.annotate(
+        f"{entry['mean']:.2f}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=8, clip_on=False
+    )
+
+
+def draw_reconstructions(labels: Sequence[str], users: Sequence[int], pictures: Sequence[Sequence]) -> Figure:
+    """Returns a sheet: a row a user, a column a method. pictures[method][user]: uint8 [R,R,3], reconstructions only."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.3 * len(labels) + 0.7, 1.3 * len(users) + 0.7), layout="constrained")
+    panels = figure.subplots(len(users), len(labels), squeeze=False)
+    for column, label in enumerate(labels):
+        panels[0, column].set_title(textwrap.fill(label, 15), fontsize=8)
+        for row, user in enumerate(users):
+            panel = panels[row, column]
+            panel.imshow(pictures[column][row], interpolation="nearest")
+            panel.set_xticks([])
+            panel.set_yticks([])
+            for edge in panel.spines.values():
+                edge.set_visible(False)
+            if column == 0:
+                panel.set_ylabel(f"user {user}", fontsize=9)
+    return figure

@@ -1,0 +1,16 @@
+"""Compare runs: a table, a bar chart with intervals, and a picture of reconstructions, a row a user, a column a method.
+
+    python scripts/compare.py --world=lfw --out=results/lfw
+
+reads every run below results/lfw/runs and writes table.md, table.csv, comparison.png, reconstructions.png and
+commands.md into results/lfw; any other runs, or folders of runs, are named in front:
+
+    python scripts/compare.py runs/latent-lfw-000 runs/pixel-lfw-000 --out=results/mine
+
+Time: TIME on 2 CPU cores.
+"""
+
+from ganinv.commands.compare import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganinv import comparison
+from ganinv.comparison import Run, format_command, group_runs
+from ganinv.metrics import bootstrap_interval
+
+
+def make_run(name: str, scores: list[float], *, seed: int = 0, absent: dict | None = None, **changes) -> Run:
+    """Returns a run whose target_score are the scores; changes: of config, or world, identities, weights, method."""
+    identities = changes.pop("identities", list(range(len(scores))))
+    rows = [{"identity": i, "target_score": score} for i, score in zip(identities, scores, strict=True)]
+    report = {
+        "method": changes.pop("method", "latent"),
+        "world": changes.pop("world", "toy"),
+        "identities": identities,
+        "seed": seed,
+        "summary": {"target_score": {}},
+        "per_identity": rows,
+        "cost": {"seconds": 10.0 + seed},
+        "absent": {"lpips": "no trunk"} if absent is None else absent,
+    }
+    weights = {role: {"file": role, "sha256": digest} for role, digest in changes.pop("weights", {}).items()}
+    provenance = {"argv": ["/home/me/ganinv/scripts/latent_attack.py", f"--seed={seed}"], "weights": weights}
+    config = {"space": "w", "seed": seed, "optim": {"lr": 0.1}, "label": "", **changes}
+    return Run(Path(name), report, config, provenance)
+
+
+def test_seeds_become_one_method_and_users_are_averaged_before_they_are_resampled():
+    (method,) = group_runs([make_run("b", [1.0, 0.0, 0.5], seed=1), make_run("a", [0.0, 0.0, 0.1], seed=0)])
+    assert method.label == "latent w" and [run.seed for run in method.runs] == [0, 1] and method.seconds == 10.5
+    entry = method.summary["target_score"]
+    # users (0+1)/2, 0 and 0.3: three, not six
+    assert entry["mean"] == pytest.approx(0.8 / 3) and entry["n"] == 3
+    expected = bootstrap_interval(torch.tensor([0.5, 0.0, 0.3], dtype=torch.float64), comparison.BOOTSTRAP_SEED)
+    assert entry["ci95"] == pytest.approx(list(expected))
+
+
+def test_what_changes_no_picture_does_not_part_runs():
+    runs = [make_run("a", [1.0]), make_run("b", [0.0], seed=1, out="b", wandb="disabled", device="cuda", photos="p")]
+    assert len(group_runs(runs)) == 1
+
+
+def test_namesakes_get_what_sets_them_apart():
+    runs = [make_run("a", [1.0]), make_run("b", [0.0], optim={"lr": 0.2}), make_run("c", [0.5], space="z")]
+    assert [m.label for m in group_runs(runs)] == ["latent w (optim.lr=0.1)", "latent w (optim.lr=0.2)", "latent z"]
+    runs = [make_run("a", [1.0], weights={"prior": "a" * 64}), make_run("b", [0.0], weights={"prior": "b" * 64})]
+    assert [m.label for m in group_runs(runs)] == ["latent w (prior=aaaaaaaaaaaa)", "latent w (prior=bbbbbbbbbbbb)"]
+
+
+def test_labels_are_the_given_one_or_method_and_variant():
+    runs = [make_run("a", [1.0], label="best start"), make_run("b", [0.0], method="pixel", variant="gray-box")]
+    assert [m.label for m in group_runs(runs)] == ["best start", "pixel gray-box"]
+
+
+@pytest.mark.parametrize(
+    "other, message",
+    [
+        (make_run("b", [1.0, 0.5], world="lfw"), "expected runs of the same world, got toy in a and lfw in b"),
+        (make_run("b", [1.0, 0.5], identities=[5, 6]), r"expected runs of the same identities, got \[0, 1\] in a"),
+        (make_run("b", [1.0, 0.5]), "expected one run of latent w a seed, got a and b of seed 0"),
+        (make_run("b", [1.0, 0.5], seed=1, weights={"judge": "2" * 64}), "got another judge in b than in a"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(other, message):
+    with pytest.raises(ValueError, match=message):
+        group_runs([make_run("a", [0.0, 0.1], weights={"judge": "1" * 64}), other])
+
+
+def test_no_run_is_refused():
+    with pytest.raises(ValueError, match="at least one finished run"):
+        group_runs([])
+
+
+def test_the_table_says_what_is_absent_and_why(monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+    with_lpips = make_run("b", [0.25, 0.75], absent={"fid": "few"}, space="z")
+    with_lpips.report["summary"]["lpips"] = {}
+    for row in with_lpips.report["per_identity"]:
+        row["lpips"] = 0.5
+    absent = {"fid": "few", "lpips": "needs /home/me/.cache/x"}
+    methods = group_runs([make_run("a", [0.0, 1.0], absent=absent), with_lpips])
+    text = comparison.format_table(methods)
+    assert "| method | target_score ↑ | lpips ↓ | users | seeds | seconds a run |" in text
+    assert "| latent w | 0.50 [0.00, 1.00] | - | 2 | 1 | 10 |" in text
+    assert "| latent z | 0.50 [0.25, 0.75] | 0.50 [0.50, 0.50] | 2 | 1 | 10 |" in text
+    assert "- fid: few\n" in text and "- lpips (latent w): needs ~/.cache/x\n" in text
+    rows = list(csv.DictReader(comparison.format_csv(methods).splitlines()))
+    assert rows[0]["lpips"] == rows[0]["lpips_low"] == "" and float(rows[1]["lpips"]) == 0.5
+    assert float(rows[1]["target_score_high"]) == 0.75 and rows[1]["seeds"] == "1"
+
+
+def test_one_user_has_no_interval():
+    (method,) = group_runs([make_run("a", [0.5])])
+    assert method.summary["target_score"] == {"mean": 0.5, "ci95": [None, None], "n": 1}
+    assert "| latent w | 0.50 | 1 |" in comparison.format_table([method])
+    comparison.draw_bars([method])
+
+
+def test_commands_have_no_path_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    argv = ["/home/me/bin/ganinv-latent-attack", f"--out={tmp_path}/runs/a", "--photos=/data/faces", "--seed=1"]
+    assert format_command(argv) == "python scripts/latent_attack.py --out=runs/a --photos=/path/to/faces --seed=1"
+    argv = ["scripts/pixel_attack.py", "--target", "/home/me/mine.py:make", "--label=a b"]
+    assert format_command(argv) == "python scripts/pixel_attack.py --target /path/to/mine.py:make '--label=a b'"
+    text = comparison.format_commands(group_runs([make_run("a", [0.5]), make_run("b", [0.5], seed=1)]))
+    assert "## latent w\n" in text and "python scripts/latent_attack.py --seed=1\n" in text and "/home" not in text
