@@ -3,7 +3,7 @@
     python scripts/train_recognizer.py --role=target --photos=data/lfw
 
 writes state, log and target.safetensors with its card (what it was trained on, what it can do) into runs/lfw-target. An
-interrupted training goes on with the same command and --resume=True, and ends in the same bits.
+interrupted training goes on with the same command and --resume, and ends in the same bits.
 
 Time: TIME on 2 CPU cores.
 """

@@ -1,0 +1,86 @@
+"""A complete world of random weights, made in about a second: 32 px, six users, small networks; it knows nobody."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ganinv import data, images, worlds
+from ganinv.generators.stylegan2_pytorch import build_networks, save_prior
+from ganinv.loading import load_recognizer, save_recognizer
+from ganinv.recognizers.torchvision import CosineRecognizer
+from ganinv.verdict import Judge, References
+from ganinv.worlds import World
+
+NAME = "tiny"
+SIDE = 32  # the least that AlexNet's trunk can read is 31
+USERS = 6  # acc_at_5 needs more than five
+BRIEF = ["--steps=3", "--candidates=12", "--restarts=2", "--final-transforms=2", "--device=cpu", "--wandb=disabled"]
+
+
+def write_people(folder: Path, count: int, photos: int = 3, side: int = SIDE, prefix: str = "p") -> None:
+    """Writes `count` people with `photos` grey pictures each: a gradient of the person's own direction, and noise."""
+    generator = torch.Generator().manual_seed(count)
+    ramp = torch.linspace(-1, 1, side)
+    for person in range(count):
+        angle = torch.tensor(6.283 * person / count)
+        gradient = 0.5 * (angle.cos() * ramp[None, :] + angle.sin() * ramp[:, None])
+        (folder / f"{prefix}{person:02d}").mkdir(parents=True)
+        for photo in range(photos):
+            picture = gradient + 0.2 * torch.randn(side, side, generator=generator)
+            images.save(picture.expand(3, -1, -1), folder / f"{prefix}{person:02d}" / f"{photo}.png")
+
+
+def make_tiny_world(folder: Path) -> World:
+    """Returns a world after writing all its files, and folder/photos with the users' pictures."""
+    world = World(folder / "weights", resolution=SIDE, grey=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mapping, synthesis = build_networks(SIDE, 4, w_dim=32, depth=2, fmap_max=32)
+        weights = {f"SE.{name}": value for name, value in mapping.state_dict().items()}
+        weights |= {f"GE.{name}": value for name, value in synthesis.state_dict().items()}
+        save_prior(world.file("prior"), weights, {"role": "prior"})
+        for role, architecture, identities, side in (
+            ("target", "squeezenet1_1", USERS, SIDE),
+            ("judge", "squeezenet1_1", USERS, SIDE),
+            ("verifier", "squeezenet1_1", 0, SIDE),
+            ("lpips_face", "alexnet_trunk", 0, 64),  # as a recognizer it pools once more than as a distance
+        ):
+            model = CosineRecognizer(
+                architecture, num_identities=identities, embedding_dim=16, input_size=side, scale=8.0
+            )
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):  # SqueezeNet starts without, and would say nothing of a mid-grey picture
+                    torch.nn.init.normal_(parameter, std=0.1)
+            save_recognizer(model, world.file(role), {"role": role})
+    write_people(folder / "photos" / world.users, USERS, photos=4)
+    photos = data.load_photos(data.list_people(folder / "photos" / world.users), SIDE)
+    judges = [
+        Judge(role, load_recognizer(str(world.file(role)), "cpu"), sees_users=role == "judge")
+        for role in ("judge", "verifier")
+    ]
+    References.from_photos(photos, judges).save(world.file("references"))
+    Image.new("L", (SIDE, SIDE), 120).save(world.folder / "public_mean.png")
+    return world
+
+
+def register(monkeypatch: pytest.MonkeyPatch, world: World, folder: Path) -> None:
+    """Makes the world known as "tiny", folder the working folder, and LPIPS's download impossible."""
+    monkeypatch.setitem(worlds.WORLDS, NAME, world)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("GANINV_OFFLINE", "1")
+    monkeypatch.setenv("TORCH_HOME", str(folder / "torch-home"))
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, command, *argv: object) -> int:
+    """Returns the exit code of a command module's main() with these arguments."""
+    script = command.__name__.rpartition(".")[2]
+    monkeypatch.setattr("sys.argv", [f"/somewhere/scripts/{script}.py", *map(str, argv)])
+    try:
+        command.main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
