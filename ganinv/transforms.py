@@ -38,19 +38,24 @@ class RandomAffine:
     """Flip, rotate, crop and shift every image by its own draw; edges are reflected, so nothing black enters.
 
     flip: probability; degrees: largest rotation; scale: smallest and largest magnification; shift: largest shift as a
-    share of the image side. One bilinear resampling carries them all. Images and gradients keep their range.
+    share of the image side; whole_pixels: shifts are rounded to pixels, so that alone they blur nothing. One bilinear
+    resampling carries them all. Images and gradients keep their range.
     """
 
     flip: float = 0.5
     degrees: float = 5.0
     scale: tuple[float, float] = (0.95, 1.1)
     shift: float = 0.04
+    whole_pixels: bool = False
 
     def __call__(self, images: torch.Tensor, generator: Random) -> torch.Tensor:
         count = len(images)
         angle = uniform(count, -self.degrees, self.degrees, generator) * (torch.pi / 180)
         scale = uniform(count, *self.scale, generator)
         shift = uniform(2 * count, -2 * self.shift, 2 * self.shift, generator).view(count, 2)
+        if self.whole_pixels:
+            half_sides = torch.tensor([images.shape[3], images.shape[2]], device=shift.device) / 2
+            shift = (shift * half_sides).round() / half_sides
         flip = 1 - 2 * (uniform(count, 0, 1, generator) < self.flip).float()
         grid = affine_grid(tuple(images.shape[-2:]), angle, scale, shift, flip).to(images)
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

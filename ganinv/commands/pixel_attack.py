@@ -34,7 +34,7 @@ class PixelAttack(AttackRun):
     final_transforms: int = 1
     optim: Optim = field(
         default_factory=lambda: Optim(
-            optimizer="gradient_descent", lr=50.0, decay=False, transforms=1, patience=100, threshold=0.01
+            optimizer="gradient_descent", lr=10.0, decay=False, transforms=1, patience=100, threshold=0.01
         )
     )
     augment: Augment = STILL

@@ -33,8 +33,6 @@ RECIPES = {
     "lpips_face": Recipe(
         RecognizerTraining(architecture="alexnet_trunk", steps=1500, seed=3), sees_users=False, public=(0.0, 0.57)
     ),
-    # the features of a prior's second critic; judges nothing
-    "critic": Recipe(RecognizerTraining(architecture="alexnet_trunk", steps=1000, seed=7), sees_users=False),
 }
 PHOTOS_PER_USER = 60  # at most, of the training split: the numbers of photos are very uneven
 HELD_OUT = (0.8, 1.0)  # the share of public people that nothing is trained on

@@ -135,6 +135,7 @@ def train_recognizer(
     model.train()
     saved_at = time.monotonic()
     for step in range(first, config.steps):
+        torch.manual_seed(config.seed + step)  # what a dropout draws from, which no state holds
         images, labels = draw_batch(sets, sizes, generator)
         images = augment(images, generator).to(device, memory_format=torch.channels_last)
         labels = labels.to(device)
