@@ -1,4 +1,4 @@
-"""Train a recognizer of a world: target, judge, verifier, lpips_face or critic.
+"""Train a recognizer of a world: target, judge, verifier or lpips_face.
 
     python scripts/train_recognizer.py --role=target --photos=data/lfw
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -54,8 +53,12 @@ def apply_overrides(config, overrides: Mapping):
 
 
 def run_attack(
-    config: AttackRun, method: str, *, generator: str | None = None, make_start: Callable[[AttackRun, Assets], torch.Tensor] | None = None
-) -> dict:  # fmt: skip
+    config: AttackRun,
+    method: str,
+    *,
+    generator: str | None = None,
+    make_start: Callable[[AttackRun, Assets], torch.Tensor] | None = None,
+) -> dict:
     """Returns the report of one attack, after writing its run folder.
 
     generator: a spec, "" for the world's own, None for an attack without a prior; make_start: first pictures [T,C,R,R].
@@ -122,5 +125,6 @@ def print_report(report: dict, path) -> None:
             print(f"{name:20s} {entry['mean']:7.3f}{interval}   n {entry['n']}")
     for name, reason in report["absent"].items():
         print(f"{name:20s}  absent: {reason}")
-    print(f"{report['cost']['seconds']:.0f} s, {report['cost']['images_evaluated']} images through the target; {path}/images/grid.png")
-    sys.stdout.flush()
+    cost = report["cost"]
+    print(f"{cost['seconds']:.0f} s, {cost['images_evaluated']} images through the target")
+    print(f"{path}/images/grid.png", flush=True)

@@ -68,5 +68,5 @@ def truncate_jsonl(path: str | Path, last_step: int) -> None:
     path = Path(path)
     if not path.exists():
         return
-    rows = [row for row in (json.loads(line) for line in path.read_text().splitlines() if line.endswith("}"))]
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= last_step))
