@@ -47,6 +47,7 @@ def run(config: TrainGan) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GanTraining) if hasattr(config, f.name)}
     settings = GanTraining(resolution=world.resolution, **shared)
+    eye = load_recognizer(config.eye, device) if config.eye else None  # now: a wrong one must not cost a training
     photos = load_public(world, config.photos, (0.0, 0.8))
     with (
         tqdm(total=settings.steps, desc="prior") as bar,
@@ -74,9 +75,9 @@ def run(config: TrainGan) -> None:
     }
     file = out / "prior.safetensors"
     save_prior(file, weights, card)
-    if config.eye:
+    if eye:
         generator = load_generator(str(file), device)  # measured as it is kept, rounded
-        card["metrics"] = measure_prior(generator, load_recognizer(config.eye, device), world, config.photos, out)
+        card["metrics"] = measure_prior(generator, eye, world, config.photos, out)
         save_prior(file, weights, card)
     print(f"{file}: {card['metrics']}")
 

@@ -1,0 +1,207 @@
+"""Training at 16 px for a few steps: an interrupted run that is resumed ends in the bits of one that was not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ganinv import data
+from ganinv.commands import train_gan as gan_command
+from ganinv.commands import train_recognizer as recognizer_command
+from ganinv.generators.stylegan2_pytorch import load_checkpoint
+from ganinv.loading import load_recognizer, read_card
+from ganinv.training import gan, recipes, recognizer
+from ganinv.training.state import load_state, save_state, truncate_jsonl
+from ganinv.worlds import World
+from tests.tiny_world import NAME, register, run_main, write_people
+
+SIDE = 16
+CPU = torch.device("cpu")
+GAN = gan.GanTraining(
+    resolution=SIDE, capacity=1, steps=4, batch=4, critic_width=4, r1_every=2, sample_every=2, precision="float32"
+)
+RECOGNIZER = recognizer.RecognizerTraining(  # SqueezeNet has a dropout, whose draws must be the same too
+    architecture="squeezenet1_1", embedding_dim=8, input_size=32, steps=4, batch=8, precision="float32"
+)
+
+
+class Killed(BaseException):
+    """What ends a training from outside."""
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    """A photo folder: 3 users of 6 photos, 30 public people of 2."""
+    folder = tmp_path_factory.mktemp("people")
+    write_people(folder / "private", 3, photos=6, side=SIDE)
+    write_people(folder / "public", 30, photos=2, side=SIDE, prefix="n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(people) -> dict[str, data.Photos]:
+    return {name: data.load_photos(data.list_people(people / name), SIDE) for name in ("private", "public")}
+
+
+def kill_at(monkeypatch, module, step: int, *, before_saving: bool = False) -> None:
+    """Saves the state after every step, and ends the training at the one that would have it go on from `step`."""
+
+    def save(path, state):
+        if state["step"] == step and before_saving:
+            raise Killed
+        save_state(path, state)
+        if state["step"] == step:
+            raise Killed
+
+    monkeypatch.setattr(module, "save_state", save)
+
+
+def train(kind: str, photos: dict[str, data.Photos], out: Path, **options) -> dict[str, torch.Tensor]:
+    """Returns the weights of a short training."""
+    out.mkdir(exist_ok=True)
+    if kind == "gan":
+        settings = gan.GanTraining(**{**vars(GAN), "save_every_s": 0.0})
+        return gan.train_gan(settings, photos["public"], out, device=CPU, **options)
+    settings = recognizer.RecognizerTraining(**{**vars(RECOGNIZER), "save_every_s": 0.0})
+    model = recognizer.train_recognizer(settings, photos["private"], photos["public"], out, device=CPU, **options)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("kind, module", [("gan", gan), ("recognizer", recognizer)])
+@pytest.mark.parametrize("step, before_saving", [(1, False), (2, False), (4, True)])
+def test_a_resumed_training_ends_in_the_same_bits(kind, module, step, before_saving, photos, tmp_path, monkeypatch):
+    rows: list[dict] = []
+    whole = train(kind, photos, tmp_path / "whole", on_step=rows.append)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, module, step, before_saving=before_saving)
+        train(kind, photos, tmp_path / "parts")
+    torch.rand(7)  # whatever drew from the global generator meanwhile
+    parts = train(kind, photos, tmp_path / "parts", resume=True)
+    assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert any(value.abs().sum() > 0 for value in whole.values())
+
+    logs = [[json.loads(line) for line in (tmp_path / out / "steps.jsonl").open()] for out in ("whole", "parts")]
+    assert logs[0] == logs[1] == rows and [row["step"] for row in rows] == [0, 3]
+    # state is data, not a pickle
+    states = [load_file(tmp_path / out / "state.safetensors") for out in ("whole", "parts")]
+    assert states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    assert load_state(tmp_path / "parts" / "state.safetensors")["step"] == 4
+    assert not list(tmp_path.rglob("*.pt")) and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_training_moves_the_weights(photos, tmp_path):
+    first = train("gan", photos, tmp_path / "a")
+    torch.manual_seed(GAN.seed)
+    mapping, _ = gan.build_networks(SIDE, GAN.capacity)
+    assert not torch.equal(first["SE.net.0.weight"], mapping.net[0].weight)
+
+
+def test_a_prior_of_grey_photos_is_grey(photos, tmp_path):
+    weights = train("gan", photos, tmp_path / "a")
+    for name, value in weights.items():
+        if "to_rgb.conv.weight" in name:
+            assert torch.equal(value[0], value[1]) and torch.equal(value[0], value[2])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no safetensors file"])
+def test_a_state_that_is_missing_or_broken_is_refused(content, tmp_path):
+    if content is not None:
+        (tmp_path / "state.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="expected a training state written by ganinv, got .*state.safetensors"):
+        load_state(tmp_path / "state.safetensors")
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    state = {"a": torch.arange(3), "b": [1, None, "x", {"c": torch.zeros(0, 2)}], 3: {"lr": 1e-3, "d": True}}
+    save_state(tmp_path / "s.safetensors", state)
+    back = load_state(tmp_path / "s.safetensors")
+    assert torch.equal(back["a"], state["a"]) and back["b"][:3] == state["b"][:3] and back[3] == state[3]
+    assert back["b"][3]["c"].shape == (0, 2)
+
+
+def test_a_log_loses_what_a_resumed_run_writes_again(tmp_path):
+    log = tmp_path / "steps.jsonl"
+    truncate_jsonl(log, 3)  # none yet
+    log.write_text('{"step": 0}\n{"step": 20}\n{"step": 40}\n{"step": 60, "lo')
+    truncate_jsonl(log, 39)
+    assert log.read_text() == '{"step": 0}\n{"step": 20}\n'
+
+
+# ---- the commands
+
+
+@pytest.fixture
+def world(people, tmp_path, monkeypatch) -> World:
+    world = World(tmp_path / "weights", resolution=SIDE)
+    register(monkeypatch, world, tmp_path)
+    (tmp_path / "data").symlink_to(people)
+    return world
+
+
+COMMON = [f"--world={NAME}", "--photos=data", "--device=cpu", "--wandb=disabled", "--steps=3", "--precision=float32"]
+
+
+def test_train_gan_writes_a_prior_with_its_card(world, monkeypatch, capsys):
+    small = ["--capacity=1", "--batch=4", "--sample-every=2"]
+    assert run_main(monkeypatch, gan_command, *COMMON, *small, "--out=prior") == 0
+    card = read_card("prior/prior.safetensors")
+    assert card["command"].startswith("python scripts/train_gan.py --world=tiny") and card["training"]["steps"] == 3
+    assert load_checkpoint("prior/prior.safetensors").resolution == SIDE
+    assert {path.name for path in Path("prior").glob("*.png")} == {"samples-000000.png", "samples-000002.png"}
+    capsys.readouterr()
+    before = Path("prior/state.safetensors").read_bytes()
+    assert run_main(monkeypatch, gan_command, *COMMON, *small, "--out=prior") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: expected a new folder, got prior") and "--resume" in err and err.count("\n") == 1
+    assert Path("prior/state.safetensors").read_bytes() == before
+    # from the state of the last step nothing is left to do but to write the weights again
+    assert run_main(monkeypatch, gan_command, *COMMON, *small, "--out=prior", "--resume") == 0
+    assert read_card("prior/prior.safetensors")["sha256"] == card["sha256"]
+
+
+def test_train_recognizer_writes_a_target_with_its_card(world, monkeypatch, capsys):
+    words = [*COMMON, "--architecture=squeezenet1_1", "--out=target"]
+    assert run_main(monkeypatch, recognizer_command, *words) == 0
+    card = read_card("target/target.safetensors")
+    assert card["role"] == "target" and card["identities"] == ["p00", "p01", "p02"]
+    assert {"unseen_people", "users_top1", "users_test_photos"} <= card["metrics"].keys()
+    assert load_recognizer("target/target.safetensors", "cpu").num_identities == 3
+    capsys.readouterr()
+    assert run_main(monkeypatch, recognizer_command, *words) == 2
+    assert "expected a new folder, got target" in capsys.readouterr().err
+    # the verifier has met no user
+    assert run_main(monkeypatch, recognizer_command, *words[:-1], "--role=verifier", "--out=verifier") == 0
+    assert load_recognizer("verifier/verifier.safetensors", "cpu").num_identities is None
+    assert "users" not in read_card("verifier/verifier.safetensors")["data"]
+
+
+@pytest.mark.parametrize(
+    "command, words, message",
+    [
+        (recognizer_command, ["--role=jury"], "expected a role among target, judge"),
+        (recognizer_command, ["--architecture=resnet19"], "expected a torchvision classifier such as resnet18"),
+        (recognizer_command, ["--photos=nowhere"], "nowhere"),
+        (recognizer_command, ["--resume"], "expected a training state written by ganinv"),
+        (gan_command, ["--world=atlantis"], "expected a world among"),
+        (gan_command, ["--resume"], "expected a training state written by ganinv"),
+        (gan_command, ["--wandb=perhaps"], "expected a wandb mode"),
+        (gan_command, ["--eye=nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_a_mistake_is_one_line(command, words, message, world, monkeypatch, capsys):
+    assert run_main(monkeypatch, command, *COMMON, "--out=run", *words) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0]
+    assert not list(Path().rglob("run/*.safetensors"))  # nothing was trained for a mistake that stood in the command
+
+
+def test_no_recipe_lets_a_judge_of_strangers_meet_the_users():
+    sees = {role for role, recipe in recipes.RECIPES.items() if recipe.sees_users}
+    assert sees == {"target", "judge"}
+    assert all(recipe.public[1] <= recipes.HELD_OUT[0] for recipe in recipes.RECIPES.values())
+    seeds = [recipe.training.seed for recipe in recipes.RECIPES.values()]
+    assert len(set(seeds)) == len(seeds)
