@@ -30,8 +30,9 @@ METRICS = {  # metric -> which direction is better
     "lpips_face": "lower",
 }
 ARROWS = {"higher": "↑", "lower": "↓"}
-# what may differ between runs of one method: it changes no reconstruction, or is the seed itself
-PASSED_OVER = ("seed", "out", "wandb", "device", "photos", "label", "image_every")
+# what may differ between runs of one method: it changes no reconstruction, or is the seed itself, or is compared apart
+PASSED_OVER = ("seed", "out", "wandb", "device", "photos", "label", "image_every", "world", "identities")
+WEIGHTS = {"prior": "generator", "target": "target"}  # role of a weight file -> option that names it
 JUDGING = ("judge", "verifier", "references", "lpips_face")  # roles whose weights give the numbers that are compared
 BOOTSTRAP_SEED = 0
 
@@ -130,12 +131,15 @@ def find_hash(run: Run, role: str) -> str:
 
 def find_settings(run: Run) -> dict[str, str]:
     """Returns what makes a method: method, configuration (nested keys with dots), and weights of prior and target."""
-    settings = {"method": run.report["method"]}
+    # a file is known by what it holds, however its name was written
+    files = {role: find_hash(run, role) for role in WEIGHTS if find_hash(run, role)}
+    named = [WEIGHTS[role] for role in files]
+    settings = {"method": run.report["method"]} | files
     for name, value in run.config.items():
-        if name not in PASSED_OVER:
+        if name not in (*PASSED_OVER, *named):
             nested = value if isinstance(value, Mapping) else {"": value}
             settings |= {f"{name}.{key}".rstrip("."): str(item) for key, item in nested.items()}
-    return settings | {role: find_hash(run, role) for role in ("prior", "target") if find_hash(run, role)}
+    return settings
 
 
 def average_runs(label: str, runs: Sequence[Run]) -> Method:

@@ -16,6 +16,7 @@ class TrainGan:
     world: str = "lfw"  # its layout and resolution
     photos: str = "data/lfw"  # folder with public/, one sub-folder per person
     out: str = ""  # folder of state, log, samples and weights; "": runs/<world>-prior
+    critic: str = ""  # weights of role critic, for a second critic over frozen features; "": none
     eye: str = ""  # weights of role lpips_face, in whose features the prior is measured; "": not measured
     steps: int = 12000  # of `batch` pictures each
     batch: int = 16  # pictures a step
@@ -48,6 +49,7 @@ def run(config: TrainGan) -> None:
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GanTraining) if hasattr(config, f.name)}
     settings = GanTraining(resolution=world.resolution, **shared)
     eye = load_recognizer(config.eye, device) if config.eye else None  # now: a wrong one must not cost a training
+    trunk = load_recognizer(config.critic, device).feature_trunk() if config.critic else None
     photos = load_public(world, config.photos, (0.0, 0.8))
     with (
         tqdm(total=settings.steps, desc="prior") as bar,
@@ -56,15 +58,16 @@ def run(config: TrainGan) -> None:
 
         def on_step(row: dict) -> None:
             bar.update(row["step"] + 1 - bar.n)
-            bar.set_postfix(critic=f"{row['critic']:.2f}", generator=f"{row['generator']:.2f}")
+            bar.set_postfix(critic=f"{row['critic_pixels']:.2f}", generator=f"{row['generator_pixels']:.2f}")
             log(row)
 
         def on_samples(step: int, samples) -> None:
             images.save(images.grid(samples, 8), out / f"samples-{step:06d}.png", scale=2)
 
         weights = train_gan(
-            settings, photos, out, device=device, resume=config.resume, on_step=on_step, on_samples=on_samples
-        )
+            settings, photos, out, device=device, feature_trunk=trunk, resume=config.resume, on_step=on_step,
+            on_samples=on_samples,
+        )  # fmt: skip
     card = {
         "role": "prior",
         "command": command_line.name_command("train_gan"),

@@ -13,7 +13,7 @@ from ganinv import command_line
 class TrainRecognizer:
     """Train a recognizer on photos of users and of public people."""
 
-    role: str = "target"  # target | judge | verifier | lpips_face
+    role: str = "target"  # target | judge | verifier | lpips_face | critic
     world: str = "lfw"  # its layout and resolution
     photos: str = "data/lfw"  # folder with private/ and public/, one sub-folder per person
     out: str = ""  # folder of state, log and weights; "": runs/<world>-<role>

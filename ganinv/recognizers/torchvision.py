@@ -33,8 +33,17 @@ class CosineRecognizer(nn.Module):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Returns embeddings [N,D] of unit norm, float32, of images [N,3,H,W] in [-1,1]."""
-        features = self.backbone(resize(images, self.input_size) * 2)  # photos have a standard deviation near 0.5
-        return F.normalize(features.float(), dim=1)
+        features = self.backbone(resize(images, self.input_size) * 2).float()  # photos have a standard deviation near 0.5
+        return F.normalize(features, dim=1)
+
+    def feature_trunk(self) -> tuple[nn.Module, int]:
+        """Returns the convolutions of an alexnet_trunk and their channels: images*2 [N,3,R,R] -> features [N,256,h,w].
+
+        Raises: ValueError for another architecture.
+        """
+        if self.architecture != "alexnet_trunk":
+            raise ValueError(f"expected an alexnet_trunk for its features, got {self.architecture}")
+        return self.backbone[0][:-1], 256  # without the last pooling, which would leave one pixel of a 64 px picture
 
     def forward(self, images: torch.Tensor) -> Recognition:
         """Returns embeddings [N,D] and logits [N,C] in [-scale,scale]."""

@@ -20,19 +20,17 @@ class Recipe:
 RECIPES = {
     # the recognizer under attack
     "target": Recipe(RecognizerTraining(architecture="resnet18", steps=1500, seed=0), sees_users=True),
-    # scores a reconstruction: another architecture, seed and augmentation than the target
-    "judge": Recipe(
-        RecognizerTraining(architecture="regnet_y_400mf", steps=2400, seed=1, augmentation="strong"), sees_users=True
-    ),
-    # compares faces, and has never met the users
-    "verifier": Recipe(
-        RecognizerTraining(architecture="regnet_x_400mf", steps=2200, seed=2, augmentation="strong"), sees_users=False
-    ),
+    # scores a reconstruction: another architecture and seed than the target
+    "judge": Recipe(RecognizerTraining(architecture="resnet34", steps=1100, users_share=0.4, seed=1), sees_users=True),
+    # compares faces, and has never met the users; RegNets and strong augmentation learned far slower than this
+    "verifier": Recipe(RecognizerTraining(architecture="resnet18", steps=750, seed=2), sees_users=False),
     # the trunk of the perceptual distance, and the eye that measures a prior: it does not know people above 0.57, so
     # that real photos on both sides of a Frechet distance, the prior's own and the held-out, are equally new to it
     "lpips_face": Recipe(
         RecognizerTraining(architecture="alexnet_trunk", steps=1500, seed=3), sees_users=False, public=(0.0, 0.57)
     ),
+    # the features of a prior's second critic; judges nothing
+    "critic": Recipe(RecognizerTraining(architecture="alexnet_trunk", steps=1000, seed=7), sees_users=False),
 }
 PHOTOS_PER_USER = 60  # at most, of the training split: the numbers of photos are very uneven
 HELD_OUT = (0.8, 1.0)  # the share of public people that nothing is trained on
