@@ -119,9 +119,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
 def find_label(run: Run) -> str:
     """Returns the label that a run was given, else its method and its variant or space."""
     config = run.config
-    return config.get("label") or " ".join(
-        filter(None, (run.report["method"], config.get("variant") or config.get("space")))
-    )
+    return config.get("label") or " ".join(filter(None, (run.report["method"], config.get("variant") or config.get("space"))))
 
 
 def find_hash(run: Run, role: str) -> str:

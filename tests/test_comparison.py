@@ -44,6 +44,12 @@ def test_seeds_become_one_method_and_users_are_averaged_before_they_are_resample
 def test_what_changes_no_picture_does_not_part_runs():
     runs = [make_run("a", [1.0]), make_run("b", [0.0], seed=1, out="b", wandb="disabled", device="cuda", photos="p")]
     assert len(group_runs(runs)) == 1
+    # a file counts by what it holds, code by its name
+    weights = {"prior": "a" * 64}
+    runs = [make_run("a", [1.0], generator="x.pt", weights=weights), make_run("b", [0.0], seed=1, weights=weights)]
+    assert len(group_runs(runs)) == 1
+    runs = [make_run("a", [1.0], target="m:f"), make_run("b", [0.0], seed=1, target="m:g")]
+    assert [m.label for m in group_runs(runs)] == ["latent w (target=m:f)", "latent w (target=m:g)"]
 
 
 def test_namesakes_get_what_sets_them_apart():

@@ -49,9 +49,7 @@ def make_tiny_world(folder: Path) -> World:
             ("verifier", "squeezenet1_1", 0, SIDE),
             ("lpips_face", "alexnet_trunk", 0, 64),  # as a recognizer it pools once more than as a distance
         ):
-            model = CosineRecognizer(
-                architecture, num_identities=identities, embedding_dim=16, input_size=side, scale=8.0
-            )
+            model = CosineRecognizer(architecture, num_identities=identities, embedding_dim=16, input_size=side, scale=8.0)
             for name, parameter in model.named_parameters():
                 if name.endswith("bias"):  # SqueezeNet starts without, and would say nothing of a mid-grey picture
                     torch.nn.init.normal_(parameter, std=0.1)
