@@ -97,7 +97,7 @@ def test_patience_stops_at_the_best_and_saves_gradients():
     ("changes", "message"),
     [
         ({"space": "v"}, "expected a space among z, w, w_plus, pixels, got v"),
-        ({"objective": "luck"}, "expected objective terms among .*, got luck"),
+        ({"objective": "luck"}, "expected an objective among .*, got luck"),
         ({"keep": 3}, "expected to keep at most the 2 restarts, got 3"),
         ({"candidates": 1}, "expected at most 1 restarts"),
         ({"steps": -1}, "steps of at least 0, got -1"),
