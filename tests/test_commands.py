@@ -245,7 +245,7 @@ def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing(name, monkeypatch,
 
 
 @pytest.mark.parametrize("victim", ["config.json", "steps.jsonl", "latents.safetensors", "1_0.png", "report.json"])
-def test_a_full_disk_is_a_fault_and_what_was_finished_stays(victim, monkeypatch, capsys):
+def test_a_full_disk_is_a_fault_and_what_was_finished_stays(victim, monkeypatch, capsys, tmp_path):
     def refuse(write):
         def wrapped(*args, **kwargs):
             # whoever opens a file by name, the victim's or its temporary's
@@ -260,8 +260,18 @@ def test_a_full_disk_is_a_fault_and_what_was_finished_stays(victim, monkeypatch,
     code = run_main(monkeypatch, pixel_attack, *COMMON, "--out=run")
     monkeypatch.undo()
     err = capsys.readouterr().err
-    assert code == 1 and "No space left on device" in err and "Traceback" not in err
-    assert err.splitlines()[-1].startswith("error: ")
+    assert code == 1 and "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("error: ") and "No space left on device; free some space" in last
+    # what was written before is whole, and a run without a report says that it is not
+    written = {path.name: path for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    order = ["config.json", "steps.jsonl", "latents.safetensors", "1_0.png", "report.json"]
+    assert [name in written for name in order] == [number < order.index(victim) for number in range(len(order))]
+    if "steps.jsonl" in written:
+        rows = [json.loads(line) for line in written["steps.jsonl"].read_text().splitlines()]
+        assert [row["step"] for row in rows] == [0, 1, 2]
+    for name in written.keys() & {"0_0.png", "1_0.png", "grid.png"}:
+        Image.open(written[name]).load()
 
 
 # ---- compare
