@@ -90,9 +90,7 @@ def test_dry_run_prints_the_config_and_runs_nothing(flag, capsys):
     assert shown["num_steps"] == 9 and shown["optim"] == {"lr": 0.2, "betas": [0.9, 0.99]} and shown["out"] == "a"
 
 
-@pytest.mark.parametrize(
-    "argv", [["--resume"], ["--resume", "--num-steps=3"], ["--num-steps", "3", "--resume", "True"]]
-)
+@pytest.mark.parametrize("argv", [["--resume"], ["--resume", "--num-steps=3"], ["--num-steps", "3", "--resume", "True"]])
 def test_a_bare_flag_stands_for_true(argv):
     seen = []
     assert run_main(argv, seen.append) == 0
@@ -154,9 +152,7 @@ def test_help_has_one_line_an_option_with_its_default(capsys):
         "--ids": "([1, 2])",
         "--num-steps": "(3)",
     }
-    for name, default in (
-        shown | {"--mode {offline,online}": "(offline)", "--out": "(None)", "--label": '("")'}
-    ).items():
+    for name, default in (shown | {"--mode {offline,online}": "(offline)", "--out": "(None)", "--label": '("")'}).items():
         assert [line for line in lines if line.startswith(f"  {name} ") and line.endswith(default)], name
 
 

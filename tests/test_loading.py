@@ -13,9 +13,11 @@ from ganinv.interfaces import Recognition
 from ganinv.loading import (
     CallableRecognizer,
     check_recognizer,
+    dequantise,
     halve,
     load_generator,
     load_recognizer,
+    quantise,
     read_tensors,
     save_recognizer,
     save_weights,
@@ -57,7 +59,7 @@ def test_a_saved_recognizer_comes_back(open_set, recognizer, tmp_path):
     card = json.loads(path.with_suffix(".json").read_text())
     assert card["sha256"] == sha256_file(path) and card["metrics"] == {"top1": 0.9} and card["kind"] == "cosine"
     stored = load_file(path)
-    assert all((value.dtype == torch.float16) == (value.ndim >= 2) for value in stored.values())
+    assert all((value.dtype == torch.int8) == (value.ndim >= 2) for value in stored.values())
     assert sorted(file.name for file in path.parent.iterdir()) == ["target.json", "target.safetensors"]
 
     loaded = load_recognizer(str(path), "cpu")
@@ -65,7 +67,7 @@ def test_a_saved_recognizer_comes_back(open_set, recognizer, tmp_path):
     assert not loaded.training and not any(p.requires_grad or p.dtype != torch.float32 for p in loaded.parameters())
     images = torch.rand(3, 3, 20, 20) * 2 - 1
     exact, ours = recognizer(images), loaded(images)
-    torch.testing.assert_close(ours.embeddings, exact.embeddings, atol=5e-3, rtol=0)
+    torch.testing.assert_close(ours.embeddings, exact.embeddings, atol=3e-2, rtol=0)
     if open_set:
         assert ours.logits is None and loaded.num_identities is None
     else:
@@ -101,10 +103,10 @@ def spoil(path, kind: str) -> None:
         card[kind] = {"architecture": "resnet", "kind": "pickle", "embedding_dim": "many"}[kind]
         card_path.write_text(json.dumps(card))
     else:
-        tensors |= {"nan": {name: tensors[name] * torch.nan}, "shape": {name: tensors[name][:, :5].clone()},
+        tensors |= {"nan": {f"{name}.step": tensors[f"{name}.step"] * torch.nan}, "shape": {name: tensors[name][:, :5].clone()},
                     "odd": {"extra": torch.zeros(2)}, "lost": {}}[kind]  # fmt: skip
         if kind == "lost":
-            del tensors[name]
+            del tensors[name], tensors[f"{name}.step"]
         save_file(tensors, path)
         card_path.write_text(json.dumps(card | {"sha256": sha256_file(path)}))
 
@@ -138,12 +140,23 @@ def test_nothing_is_written_over_a_good_file_by_a_bad_one(recognizer, tmp_path):
     path = save(recognizer, tmp_path / "target.safetensors")
     digest = sha256_file(path)
     with torch.no_grad():
-        recognizer.backbone[1].weight[0, 0] = 1e6  # infinite in float16
-    with pytest.raises(ValueError, match="NaN or infinity in backbone.1.weight; nothing was written"):
+        recognizer.backbone[1].weight[0, 0] = torch.inf
+    with pytest.raises(ValueError, match="NaN or infinity in backbone.1.weight.step; nothing was written"):
         save(recognizer, path)
     assert sha256_file(path) == digest
     with pytest.raises(ValueError, match="ends in .safetensors"):
         save_weights(tmp_path / "a.pt", {}, {})
+
+
+def test_quantised_weights_come_back_within_half_a_step():
+    weight = torch.tensor([[1.0, -0.5, 0.003], [0.0, 0.0, 0.0], [254.0, 1.1, -3.0]])
+    tensors = {"w": weight, "b": torch.tensor([0.3, 0.1]), "n": torch.tensor(3)}
+    packed = quantise(tensors)
+    assert packed["w"].tolist() == [[127, -64, 0], [0, 0, 0], [127, 1, -2]] and packed["w.step"][2] == 2.0
+    back = dequantise(packed)
+    assert back.keys() == tensors.keys() and torch.equal(back["b"], tensors["b"])
+    assert ((back["w"] - weight).abs() <= weight.abs().amax(1, keepdim=True) / 253.9).all()
+    assert torch.equal(dequantise(quantise(back))["w"], back["w"])  # rounding again changes nothing
 
 
 def test_halve_copies():
