@@ -103,10 +103,15 @@ def spoil(path, kind: str) -> None:
         card[kind] = {"architecture": "resnet", "kind": "pickle", "embedding_dim": "many"}[kind]
         card_path.write_text(json.dumps(card))
     else:
-        tensors |= {"nan": {f"{name}.step": tensors[f"{name}.step"] * torch.nan}, "shape": {name: tensors[name][:, :5].clone()},
-                    "odd": {"extra": torch.zeros(2)}, "lost": {}}[kind]  # fmt: skip
+        step = f"{name}.step"
+        tensors |= {
+            "nan": {step: tensors[step] * torch.nan},
+            "shape": {name: tensors[name][:, :5].clone()},
+            "odd": {"extra": torch.zeros(2)},
+            "lost": {},
+        }[kind]
         if kind == "lost":
-            del tensors[name], tensors[f"{name}.step"]
+            del tensors[name], tensors[step]
         save_file(tensors, path)
         card_path.write_text(json.dumps(card | {"sha256": sha256_file(path)}))
 
