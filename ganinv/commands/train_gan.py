@@ -18,7 +18,7 @@ class TrainGan:
     out: str = ""  # folder of state, log, samples and weights; "": runs/<world>-prior
     critic: str = ""  # weights of role critic, for a second critic over frozen features; "": none
     eye: str = ""  # weights of role lpips_face, in whose features the prior is measured; "": not measured
-    steps: int = 12000  # of `batch` pictures each
+    steps: int = 6200  # of `batch` pictures each
     batch: int = 16  # pictures a step
     capacity: int = 8  # of the generator, as in stylegan2-pytorch
     lr: float = 2e-4  # 4e-4 diverges
