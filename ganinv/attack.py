@@ -21,12 +21,12 @@ from ganinv.transforms import RandomAffine, Transform
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """The random transform of every view: mirror, rotation (degrees), magnification, shift (share of the side)."""
+    """The random transform of every view."""
 
-    flip: float = 0.5
-    degrees: float = 5.0
-    scale: tuple[float, float] = (0.95, 1.1)
-    shift: float = 0.04
+    flip: float = 0.5  # probability of a mirror image
+    degrees: float = 5.0  # largest rotation
+    scale: tuple[float, float] = (0.95, 1.1)  # smallest and largest magnification
+    shift: float = 0.04  # largest shift, as a share of the side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class AttackConfig:
     """What one attack does; everything but the models, the identities and the seed."""
 
     space: str = "w"  # z | w | w_plus | pixels
-    objective: str = "max_margin"
+    objective: str = "max_margin"  # max_margin | logit | cross_entropy | poincare | confidence
     tv: float = 0.0  # weight of total variation
     l2: float = 0.0  # weight of the squared pixels
     steps: int = 100
@@ -44,9 +44,9 @@ class AttackConfig:
     psi: float = 0.8  # truncation of the start
     bound: float = 2.0  # standard deviations of the prior that w may leave its mean
     final_transforms: int = 64  # random transforms in the final choice
-    batch: int = 40
+    batch: int = 40  # candidates that share a batch; changes no result but the last bits
     blur_sigma: float = 0.0  # pixels: smoothing between steps
-    image_every: int = 25
+    image_every: int = 25  # steps between pictures for Weights & Biases
     optim: Optim = field(default_factory=Optim)
     augment: Augment = field(default_factory=Augment)
 
