@@ -82,8 +82,9 @@ class RunFolder:
 
         kept = result.images.shape[1]
         latents = {name: rows.detach().cpu().contiguous() for name, rows in result.latents.items()}
-        order = {"identities": json.dumps([int(identity) for identity in result.identities]), "kept": str(kept)}
-        self.write_bytes("latents.safetensors", save(latents, metadata=order))  # row t * kept + k
+        # row t * kept + k; one key, since safetensors writes several in random order
+        order = json.dumps({"identities": [int(identity) for identity in result.identities], "kept": kept})
+        self.write_bytes("latents.safetensors", save(latents, metadata={"order": order}))
         columns = kept if kept > 1 else min(8, len(result.images))  # one row an identity, or eight identities a row
         with clear_errors(self.path):
             for identity, pictures in zip(result.identities, result.images, strict=True):

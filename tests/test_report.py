@@ -121,7 +121,7 @@ def test_result_pictures_are_the_images_at_native_size(tmp_path):
         assert picture.size == (18, 18)  # two identities, two kept each, 2 px between
     with safe_open(tmp_path / "latents.safetensors", "pt") as file:
         assert torch.equal(file.get_tensor("w"), latents["w"])
-        assert file.metadata() == {"identities": "[3, 7]", "kept": "2"}
+        assert json.loads(file.metadata()["order"]) == {"identities": [3, 7], "kept": 2}
 
 
 def test_one_picture_an_identity_gives_a_grid_of_one_row(tmp_path):

@@ -115,6 +115,13 @@ def test_a_state_that_is_missing_or_broken_is_refused(content, tmp_path):
         load_state(tmp_path / "state.safetensors")
 
 
+def test_a_state_of_other_settings_is_refused(photos, tmp_path):
+    train("gan", photos, tmp_path / "a")
+    settings = gan.GanTraining(**{**vars(GAN), "capacity": 2 * GAN.capacity})
+    with pytest.raises(ValueError, match="expected the state of a training with these settings"):
+        gan.train_gan(settings, photos["public"], tmp_path / "a", device=CPU, resume=True)
+
+
 def test_a_state_comes_back_as_it_was(tmp_path):
     state = {"a": torch.arange(3), "b": [1, None, "x", {"c": torch.zeros(0, 2)}], 3: {"lr": 1e-3, "d": True}}
     save_state(tmp_path / "s.safetensors", state)

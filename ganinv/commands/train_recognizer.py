@@ -45,7 +45,9 @@ def run(config: TrainRecognizer) -> None:
     settings = dataclasses.replace(recipe.training, **changes)
     out = Path(config.out or f"runs/{config.world}-{config.role}")
     weights = out / f"{config.role}.safetensors"
-    if weights.exists() or ((out / "state.safetensors").exists() and not config.resume):
+    if weights.exists():
+        raise ValueError(f"expected a new folder, got {out}, which holds a finished training; choose another --out")
+    if (out / "state.safetensors").exists() and not config.resume:
         raise ValueError(f"expected a new folder, got {out}, which holds a training; pass --resume or another --out")
     out.mkdir(parents=True, exist_ok=True)
     device = command_line.choose_device(config.device)

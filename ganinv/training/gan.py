@@ -18,7 +18,7 @@ from torch import nn
 
 from ganinv.data import Photos
 from ganinv.generators.stylegan2_pytorch import build_networks, num_layers, run_generator
-from ganinv.training.state import append_jsonl, load_state, save_state, truncate_jsonl
+from ganinv.training.state import append_jsonl, load_state, restore, save_state, truncate_jsonl
 from ganinv.transforms import Chain, Cutout, RandomAffine, RandomLight
 
 # whole pixels only: a resampling would blur what the critic sees, and artefacts could hide behind it
@@ -199,9 +199,9 @@ def train_gan(
     if resume:
         state = load_state(state_file)
         for name, module in modules.items():
-            module.load_state_dict(state[name])
+            restore(module, state[name], state_file)
         for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            restore(optimizer, state["optimizers"][name], state_file)
         generator.set_state(state["random"])
         first = state["step"]
         truncate_jsonl(log, first - 1)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from ganinv.data import Photos
 from ganinv.recognizers.torchvision import CosineRecognizer
-from ganinv.training.state import append_jsonl, load_state, save_state, truncate_jsonl
+from ganinv.training.state import append_jsonl, load_state, restore, save_state, truncate_jsonl
 from ganinv.transforms import Chain, Cutout, RandomAffine, RandomBlur, RandomLight
 
 AUGMENTATIONS = {
@@ -126,8 +126,8 @@ def train_recognizer(
     first = 0
     if resume:
         state = load_state(state_file)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        restore(model, state["model"], state_file)
+        restore(optimizer, state["optimizer"], state_file)
         generator.set_state(state["generator"])
         first = state["step"]
         truncate_jsonl(log, first - 1)

@@ -57,6 +57,15 @@ def load_state(path: str | Path) -> dict:
         raise ValueError(f"expected a training state written by ganinv, got {path} ({error})") from error
 
 
+def restore(module: torch.nn.Module | torch.optim.Optimizer, state: Mapping, path: str | Path) -> None:
+    """Loads a part of a training state. Raises: ValueError when it belongs to a training with other settings."""
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ValueError(f"expected the state of a training with these settings in {path}, got another ({first})") from error
+
+
 def append_jsonl(path: str | Path, row: Mapping) -> None:
     """Adds one JSON line to a log."""
     with open(path, "a") as file:
