@@ -386,6 +386,7 @@ def save_recognizer(model: nn.Module, path: str | Path, card: Mapping) -> dict:
         "embedding_dim": model.embedding_dim,
         "num_identities": model.num_identities,
         "scale": model.scale,
+        "mirror": model.mirror,
     }
     return save_weights(path, quantise(model.state_dict()), {**card, **built_from, "stored": "int8 rows"})
 
@@ -414,6 +415,6 @@ def load_weights(path: str | Path) -> nn.Module:
         if type(value) not in kinds or value < 0 or (value == 0 and name != "num_identities"):
             raise ValueError(f"expected a positive {name} on the card of {path}, got {value!r}")
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn and replaced: leave the caller's draws alone
-        model = CosineRecognizer(str(card.get("architecture")), **options)
+        model = CosineRecognizer(str(card.get("architecture")), mirror=card.get("mirror") is True, **options)
     model.load_state_dict(check_tensors(tensors, model.state_dict(), path))
     return model.eval().requires_grad_(False)

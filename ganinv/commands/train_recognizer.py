@@ -68,6 +68,7 @@ def run(config: TrainRecognizer) -> None:
         model = training.train_recognizer(
             settings, users, public, out, device=device, resume=config.resume, on_step=on_step
         )
+    model.mirror = recipe.mirror
     card = {
         "role": config.role,
         "command": command_line.name_command("train_recognizer"),

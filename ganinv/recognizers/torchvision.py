@@ -18,13 +18,15 @@ class CosineRecognizer(nn.Module):
 
     architecture: any torchvision classifier constructor that takes `num_classes`, "alexnet_trunk" for AlexNet's
     convolutions with a pooled linear embedding; input_size: side to which images are resized; num_identities: 0 for an
-    open-set recognizer, whose logits are None.
+    open-set recognizer, whose logits are None; mirror: recognize the mean of an image's and its mirror's embeddings.
     """
 
     def __init__(
-        self, architecture: str, *, num_identities: int, embedding_dim: int = 256, input_size: int = 64, scale: float = 24.0
-    ):
+        self, architecture: str, *, num_identities: int, embedding_dim: int = 256, input_size: int = 64, scale: float = 24.0,
+        mirror: bool = False,
+    ):  # fmt: skip
         super().__init__()
+        self.mirror = mirror
         self.architecture, self.input_size, self.scale = architecture, input_size, scale
         self.embedding_dim = embedding_dim
         self.num_identities = num_identities or None
@@ -48,6 +50,8 @@ class CosineRecognizer(nn.Module):
     def forward(self, images: torch.Tensor) -> Recognition:
         """Returns embeddings [N,D] and logits [N,C] in [-scale,scale]."""
         embeddings = self.embed(images)
+        if self.mirror:
+            embeddings = F.normalize(embeddings + self.embed(images.flip(3)), dim=1)
         if self.directions is None:
             return Recognition(embeddings, None)
         return Recognition(embeddings, self.scale * embeddings @ F.normalize(self.directions, dim=1).T)

@@ -9,11 +9,13 @@ from ganinv.training.recognizer import RecognizerTraining
 
 @dataclass(frozen=True)
 class Recipe:
-    """training: how; sees_users: whether registered users are among its classes; public: the share of public people,
-    by a hash of their names, that it is trained on. People above 0.8 are kept from every recognizer and prior."""
+    """training: how; sees_users: whether registered users are among its classes; mirror: whether it looks at the mirror
+    image too (not while it is trained); public: the share of public people, by a hash of their names, that it is trained
+    on. People above 0.8 are kept from every recognizer and prior."""
 
     training: RecognizerTraining
     sees_users: bool
+    mirror: bool = False
     public: tuple[float, float] = (0.0, 0.8)
 
 
@@ -21,9 +23,11 @@ RECIPES = {
     # the recognizer under attack
     "target": Recipe(RecognizerTraining(architecture="resnet18", steps=1500, seed=0), sees_users=True),
     # scores a reconstruction: another architecture and seed than the target
-    "judge": Recipe(RecognizerTraining(architecture="resnet34", steps=1100, users_share=0.4, seed=1), sees_users=True),
+    "judge": Recipe(
+        RecognizerTraining(architecture="resnet34", steps=1100, users_share=0.4, seed=1), sees_users=True, mirror=True
+    ),
     # compares faces, and has never met the users; RegNets and strong augmentation learned far slower than this
-    "verifier": Recipe(RecognizerTraining(architecture="resnet18", steps=750, seed=2), sees_users=False),
+    "verifier": Recipe(RecognizerTraining(architecture="resnet18", steps=750, seed=2), sees_users=False, mirror=True),
     # the trunk of the perceptual distance, and the eye that measures a prior: it does not know people above 0.57, so
     # that real photos on both sides of a Frechet distance, the prior's own and the held-out, are equally new to it
     "lpips_face": Recipe(
