@@ -33,7 +33,7 @@ class Augment:
 class AttackConfig:
     """What one attack does; everything but the models, the identities and the seed."""
 
-    space: str = "w"  # z | w | w_plus | pixels
+    space: str = "w_plus"  # z | w | w_plus | pixels
     objective: str = "max_margin"  # max_margin | logit | cross_entropy | poincare | confidence
     tv: float = 0.0  # weight of total variation
     l2: float = 0.0  # weight of the squared pixels
