@@ -39,7 +39,7 @@ class AttackConfig:
     l2: float = 0.0  # weight of the squared pixels
     steps: int = 100
     candidates: int = 2000  # seeded latents scored by the target for the start; 0: random ones, unscored
-    restarts: int = 8  # best candidates per identity that are optimised
+    restarts: int = 4  # best candidates per identity that are optimised
     keep: int = 1  # results kept per identity
     psi: float = 0.8  # truncation of the start
     bound: float = 2.0  # standard deviations of the prior that w may leave its mean

@@ -55,9 +55,9 @@ class Modern(PixelAttack):
     variant: str = "modern"  # gray-box | white-box | modern
     objective: str = "max_margin"
     steps: int = 300
-    tv: float = 10.0  # weight of total variation
+    tv: float = 50.0  # weight of total variation
     l2: float = 0.1  # weight of the squared pixels
-    restarts: int = 4
+    restarts: int = 2
     final_transforms: int = 64
     optim: Optim = field(default_factory=lambda: Optim(lr=0.05, transforms=2))
     augment: Augment = field(default_factory=Augment)
