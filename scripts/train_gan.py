@@ -1,11 +1,12 @@
 """Train the prior of a world on its public people, and measure it.
 
-    python scripts/train_gan.py --photos=data/lfw --eye=pretrained/lfw/lpips_face.safetensors
+    python scripts/train_gan.py --photos=data/lfw --critic=runs/lfw-critic/critic.safetensors \\
+        --eye=pretrained/lfw/lpips_face.safetensors
 
 writes state, log, sample grids and prior.safetensors with its card into runs/lfw-prior. An interrupted training goes on
 with the same command and --resume, and ends in the same bits.
 
-Time: TIME on 2 CPU cores.
+Time: 0.57 s a step, an hour for 6 200 steps, on one CPU core.
 """
 
 from ganinv.commands.train_gan import main
