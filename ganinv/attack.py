@@ -11,7 +11,7 @@ from torch import nn
 
 from ganinv import images as image_convention
 from ganinv.interfaces import Generator, Recognizer
-from ganinv.objectives import TERMS, weighted_sum
+from ganinv.objectives import OBJECTIVES, weighted_sum
 from ganinv.optimization import OPTIMIZERS, Optim, minimise
 from ganinv.randomness import Streams, seeded
 from ganinv.search_spaces import SEARCH_SPACES, PixelSpace, WSpace, ZSpace, fit_whitening
@@ -53,7 +53,8 @@ class AttackConfig:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an attack took. seconds: wall clock; counts are of single images through the target."""
+    """What an attack took. seconds: wall clock; counts are of single images through the target, in the search as many as
+    gradients were taken."""
 
     seconds: float
     images_evaluated: int
@@ -93,8 +94,16 @@ def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple
     for name, value in least.items():
         if getattr(config, name) < value:
             raise ValueError(f"expected {name} of at least {value}, got {getattr(config, name)}")
-    if config.objective not in TERMS:
-        raise ValueError(f"expected an objective among {', '.join(TERMS)}, got {config.objective}")
+    if config.objective not in OBJECTIVES:
+        raise ValueError(f"expected an objective among {', '.join(OBJECTIVES)}, got {config.objective}")
+    ranges = {"psi": (0.0, 2.0), "bound": (0.0, 100.0), "blur_sigma": (0.0, 5.0)}
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(config, name) <= high:
+            raise ValueError(f"expected {name} from {low} to {high}, got {getattr(config, name)}")
+    if config.optim.patience < 0 or not config.optim.lr > 0:
+        raise ValueError(
+            f"expected optim.patience of at least 0 and optim.lr above 0, got {config.optim.patience} and {config.optim.lr}"
+        )
     if config.optim.optimizer not in OPTIMIZERS:
         raise ValueError(f"expected an optimizer among {', '.join(OPTIMIZERS)}, got {config.optim.optimizer}")
     if config.optim.transforms < 1:
@@ -147,7 +156,7 @@ def invert(
 
     generator: the prior, None for the space "pixels". identities: classes of the target. start: [T,C,R,R] in [-1,1],
     the first pictures of the space "pixels" (C=1: greyscale, the restarts differ only in their transforms). on_step gets
-    one row a step: {"step","objective","target_score","identities"} and, every image_every steps, "images" [T,3,R,R].
+    one row a step: {"step","objective","target_score","identities"} and, every image_every steps, "images", one of each.
 
     Raises: ValueError for a configuration that cannot be run; FaultError when the objective is not finite.
     """
@@ -157,6 +166,7 @@ def invert(
         raise ValueError(f"expected start pictures [{len(identities)},C,R,R] for the space pixels, got {got}")
     began = time.perf_counter()
     device = torch.device(device)
+    start = None if start is None else start.to(device)
     wanted = torch.tensor(identities, device=device)
     objective = weighted_sum({config.objective: 1.0, "total_variation": config.tv, "l2": config.l2})
     transform: Transform = RandomAffine(

@@ -205,6 +205,22 @@ def name_command(script: str) -> str:
     return shlex.join(["python", f"scripts/{script}.py", *words])
 
 
+def check_seed(seed: int) -> int:
+    """Returns a seed. Raises: ValueError unless it is from 0 to 2**63-1."""
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"expected a seed from 0 to {2**63 - 1}, got {seed}")
+    return seed
+
+
+def check_training(config) -> None:
+    """Raises: ValueError when a training's precision, or a number that must be positive, is something else."""
+    if config.precision not in ("bfloat16", "float32"):
+        raise ValueError(f"expected a precision among bfloat16, float32, got {config.precision}")
+    for name in ("steps", "batch", "capacity", "sample_every", "lr"):
+        if hasattr(config, name) and not getattr(config, name) > 0:
+            raise ValueError(f"expected {name} above 0, got {getattr(config, name)}")
+
+
 def choose_device(name: str):
     """Returns the torch.device of "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:<n>".
 
@@ -218,6 +234,9 @@ def choose_device(name: str):
         raise ValueError(f"expected a device among auto, cpu, cuda, cuda:<n>, got {name}")
     if name != "cpu" and not torch.cuda.is_available():
         raise ValueError(f"expected a CUDA device for --device={name}, got none; pass --device=cpu")
+    count = torch.cuda.device_count()
+    if (torch.device(name).index or 0) >= max(count, 1):
+        raise ValueError(f"expected a device from cuda:0 to cuda:{count - 1}, got {name}")
     return torch.device(name)
 
 

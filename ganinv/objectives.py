@@ -70,6 +70,9 @@ TERMS: dict[str, Term] = {
 }
 
 
+OBJECTIVES = ("max_margin", "logit", "cross_entropy", "poincare", "confidence")  # the terms that know the identity
+
+
 def weighted_sum(weights: Mapping[str, float]) -> Term:
     """Returns the objective sum_i weight_i * term_i, [N].
 

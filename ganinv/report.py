@@ -224,7 +224,8 @@ def describe_provenance(
     hashes = {}
     for role, path in weights.items():
         with clear_errors(path, ValueError, "read"):
-            hashes[role] = {"file": str(path), "sha256": sha256_file(path)}
+            # the name alone: a folder tells of the machine, and the SHA-256 says which file it is
+            hashes[role] = {"file": Path(path).name, "sha256": sha256_file(path)}
     return {
         "version": ganinv.__version__,
         "git": describe_checkout(Path(ganinv.__file__).resolve().parent),

@@ -84,7 +84,7 @@ def load_assets(
         judges.append(Judge("judge", load_recognizer(specs["judge"], device), sees_users=True))
         references = References.load(specs["references"])
         if photos:
-            references = dataclasses.replace(references, photos=load_references(world, photos))
+            references = add_photos(references, load_references(world, photos), judges[0])
     elif photos:
         own = data.load_photos(data.list_people(photos), world.resolution)
         if len(own.names) != model.num_identities:
@@ -94,6 +94,24 @@ def load_assets(
             )
         references = References.from_photos(own, judges, device)
     return Assets(world, prior_model, model, judges, references, {role: Path(spec) for role, spec in specs.items()})
+
+
+@torch.no_grad()
+def add_photos(references: References, photos: data.Photos, verifier: Judge) -> References:
+    """Returns references with their photos. Raises: ValueError when the photos are not those that were embedded."""
+    stored = references.embeddings[verifier.name]
+    same = len(photos) == len(stored) and torch.equal(photos.person, references.person)
+    if same:  # a few suffice: another numbering of the people changes nearly all
+        device = next(verifier.recognizer.parameters()).device
+        first = slice(0, len(photos), max(1, len(photos) // 8))
+        found = verifier.recognizer(photos.images(first).to(device)).embeddings.cpu()
+        same = bool(((found * stored[first]).sum(1) > 0.99).all())
+    if not same:
+        raise ValueError(
+            f"expected the {len(stored)} photos whose embeddings this world ships, got {len(photos)} photos or other people; "
+            "leave --photos out, or make the world anew with embed_references.py"
+        )
+    return dataclasses.replace(references, photos=photos)
 
 
 def load_references(world: World, photos: str | Path) -> data.Photos:

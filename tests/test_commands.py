@@ -25,7 +25,7 @@ from ganinv.commands.attacking import apply_overrides
 from ganinv.commands.compare import gather_runs
 from ganinv.loading import read_card
 from ganinv.report import read_report
-from tests.tiny_world import BRIEF, NAME, SIDE, make_tiny_world, register, run_main
+from tests.tiny_world import BRIEF, NAME, SIDE, make_tiny_world, register, run_main, write_people
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = [f"--world={NAME}", "--identities=0-2", *BRIEF]
@@ -124,6 +124,18 @@ def test_without_out_runs_are_numbered(monkeypatch):
     for _ in range(2):
         assert run_main(monkeypatch, pixel_attack, *COMMON) == 0
     assert sorted(path.name for path in Path("runs").iterdir()) == [f"pixel-{NAME}-000", f"pixel-{NAME}-001"]
+
+
+def test_photos_of_other_people_are_refused(monkeypatch, capsys, world):
+    write_people(Path("others") / world.users, 3, photos=4)
+    assert run_main(monkeypatch, pixel_attack, *COMMON, "--photos=others", "--out=run") == 2
+    assert "or other people" in read_error(capsys) and not Path("run").exists()
+
+
+@pytest.mark.parametrize("flags", [["--blur-sigma=30"], ["--optim.lr=0"], ["--objective=l2"], ["--seed=-1"]])
+def test_values_out_of_range_are_refused(flags, monkeypatch, capsys):
+    assert run_main(monkeypatch, pixel_attack, *COMMON, *flags, "--out=run") == 2
+    assert "expected" in read_error(capsys) and not Path("run").exists()
 
 
 def test_nothing_is_said_with_photos_that_needs_none(monkeypatch):
@@ -280,8 +292,8 @@ def test_a_full_disk_is_a_fault_and_what_was_finished_stays(victim, monkeypatch,
 def make_runs(monkeypatch, root: str) -> None:
     """Runs the latent attack with two seeds and two pixel variants into folders below root."""
     for out, command, *extra in (
-        ("latent-0", latent_attack, "--seed=0"),
-        ("latent-1", latent_attack, "--seed=1"),
+        ("latent-0", latent_attack, "--space=w", "--seed=0"),
+        ("latent-1", latent_attack, "--space=w", "--seed=1"),
         ("pixel", pixel_attack),
         ("control", latent_attack, "--steps=0", "--candidates=0", "--label=random prior sample"),
     ):

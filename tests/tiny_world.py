@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ganinv import data, images, worlds
+from ganinv import images, worlds
 from ganinv.generators.stylegan2_pytorch import build_networks, save_prior
 from ganinv.loading import load_recognizer, save_recognizer
 from ganinv.recognizers.torchvision import CosineRecognizer
 from ganinv.verdict import Judge, References
-from ganinv.worlds import World
+from ganinv.worlds import World, load_references
 
 NAME = "tiny"
 SIDE = 32  # the least that AlexNet's trunk can read is 31
@@ -55,7 +55,7 @@ def make_tiny_world(folder: Path) -> World:
                     torch.nn.init.normal_(parameter, std=0.1)
             save_recognizer(model, world.file(role), {"role": role})
     write_people(folder / "photos" / world.users, USERS, photos=4)
-    photos = data.load_photos(data.list_people(folder / "photos" / world.users), SIDE)
+    photos = load_references(world, folder / "photos")
     judges = [
         Judge(role, load_recognizer(str(world.file(role)), "cpu"), sees_users=role == "judge")
         for role in ("judge", "verifier")

@@ -73,21 +73,21 @@ def run_attack(
     if config.wandb not in MODES:  # before there is a run folder
         raise ValueError(f"expected a wandb mode among {', '.join(MODES)}, got {config.wandb}")
     device = command_line.choose_device(config.device)
+    command_line.check_seed(config.seed)
     identities = command_line.parse_identities(config.identities)
     assets = load_assets(
         config.world, device=device, generator=generator or "", target=config.target, photos=config.photos,
         prior=generator is not None,
     )  # fmt: skip
-    check_recognizer(assets.target, assets.world.resolution)
+    check_recognizer(assets.target, assets.world.resolution, device=device)
     check_config(config, assets.target, identities, assets.generator is not None)
     start = make_start(config, assets) if make_start else None
     folder = RunFolder(config.out or new_folder(method, config.world))
-    tracker = Tracker()
-    config = apply_overrides(config, tracker.start(config.wandb, dataclasses.asdict(config), folder.path))
-    folder.write_config(config)
-    folder.write_provenance(seed=config.seed, device=device, weights=assets.weight_files())
-    report = None
+    tracker, report = Tracker(), None
     try:
+        config = apply_overrides(config, tracker.start(config.wandb, dataclasses.asdict(config), folder.path))
+        folder.write_config(config)
+        folder.write_provenance(seed=config.seed, device=device, weights=assets.weight_files())
         batches = -(-len(identities) * config.restarts // config.batch)
         with tqdm(total=config.steps * batches, desc=f"{method} {config.space}", disable=config.steps == 0) as bar:
 
@@ -110,7 +110,7 @@ def run_attack(
             method=method, world=config.world, seed=config.seed, identities=identities, verdict=verdict, cost=result.cost
         )
     finally:
-        tracker.finish(report)
+        tracker.finish(report, failed=report is None)
     print_report(report, folder.path)
     return report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ganinv import command_line
 
@@ -32,11 +33,12 @@ def run(config: EmbedReferences) -> None:
         Judge(role, load_recognizer(str(world.file(role)), device), sees_users=role == "judge")
         for role in ("judge", "verifier")
     ]
-    out = config.out or world.file("references")
+    out = Path(config.out or world.file("references"))
+    out.parent.mkdir(parents=True, exist_ok=True)
     References.from_photos(photos, judges, device).save(out)
     # the average of thousands of people is nobody: a start for the white-box pixel attack
     mean = load_public(world, config.photos, (0.0, HELD_OUT[0])).images().mean(0)
-    images.save(mean, world.folder / "public_mean.png")
+    images.save(mean, out.parent / "public_mean.png")
     print(f"{out}: {len(photos)} photos of {len(names)} users, embedded by {', '.join(judge.name for judge in judges)}")
 
 

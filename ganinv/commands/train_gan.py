@@ -45,6 +45,9 @@ def run(config: TrainGan) -> None:
     out = Path(config.out or f"runs/{config.world}-prior")
     if (out / "state.safetensors").exists() and not config.resume:
         raise ValueError(f"expected a new folder, got {out}, which holds a training; pass --resume or another --out")
+    if (out / "prior.safetensors").exists() and not config.resume:
+        raise ValueError(f"expected a new folder, got {out}, which holds a prior; choose another --out")
+    command_line.check_training(config)
     out.mkdir(parents=True, exist_ok=True)
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GanTraining) if hasattr(config, f.name)}
     settings = GanTraining(resolution=world.resolution, **shared)

@@ -49,6 +49,7 @@ def run(config: TrainRecognizer) -> None:
         raise ValueError(f"expected a new folder, got {out}, which holds a finished training; choose another --out")
     if (out / "state.safetensors").exists() and not config.resume:
         raise ValueError(f"expected a new folder, got {out}, which holds a training; pass --resume or another --out")
+    command_line.check_training(settings)
     out.mkdir(parents=True, exist_ok=True)
     device = command_line.choose_device(config.device)
 
