@@ -8,7 +8,7 @@ import torch
 from ganinv.attack import AttackConfig, Augment, invert
 from ganinv.interfaces import FaultError, Recognition
 from ganinv.optimization import Optim
-from ganinv.search_spaces import fit_whitening
+from ganinv.search_spaces import PixelSpace, fit_whitening
 from tests.toys import toy_world
 
 STILL = Augment(flip=0.0, degrees=0.0, scale=(1.0, 1.0), shift=0.0)
@@ -132,3 +132,21 @@ def test_rows_reach_the_callback_in_order():
     assert [row["step"] for row in rows] == list(range(8))  # two batches of four steps
     assert set(rows[0]["identities"]) == {0, 2}
     assert rows[0]["images"].shape == (2, 3, 8, 8) and "images" not in rows[1]
+
+
+def test_pixels_are_clamped_on_both_sides():
+    space = PixelSpace(torch.tensor([-3.0, -0.5, 0.5, 3.0]).view(1, 1, 2, 2))
+    space.project_()
+    assert space.pixels.flatten().tolist() == [-1.0, -0.5, 0.5, 1.0]
+
+
+def test_with_patience_a_search_that_only_gets_worse_returns_its_start():
+    _, recognizer, _ = toy_world()
+    recognizer.sharpness = 0.3
+    # the logit is a parabola of curvature 0.6: steps above 2 / 0.6 swing ever further past its top
+    optim = Optim(optimizer="gradient_descent", lr=3.6, decay=False, transforms=1, patience=100)
+    config = replace(CONFIG, space="pixels", objective="logit", restarts=1, steps=6, optim=optim)
+    rows = []
+    result = invert(None, recognizer, (0,), config, start=torch.zeros(1, 1, 8, 8), on_step=rows.append)
+    assert rows[-1]["objective"] > rows[0]["objective"]
+    assert result.images.abs().max() < 0.01

@@ -77,3 +77,12 @@ def test_blur_of_probability_1_removes_detail_and_of_0_nothing(images):
     checker = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
     assert RandomBlur(probability=1.0)(checker.expand(2, 3, 8, 8), seeded()).abs().max() < 1e-6
     assert torch.equal(RandomBlur(probability=0.0)(images, seeded()), images)
+
+
+def test_whole_pixels_move_without_blur():
+    images = (torch.rand(16, 3, 9, 9, generator=torch.Generator().manual_seed(0)) > 0.5).float() * 2 - 1
+    still = {"flip": 0.0, "degrees": 0.0, "scale": (1.0, 1.0), "shift": 0.2}
+    moved = RandomAffine(**still, whole_pixels=True)(images, torch.Generator().manual_seed(1))
+    blurred = RandomAffine(**still)(images, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(moved.abs(), torch.ones_like(moved), atol=1e-4, rtol=0)
+    assert not torch.equal(moved, images) and blurred.abs().min() < 0.9

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ganinv.data import Photos
 from ganinv.interfaces import Recognition
 
 
@@ -40,6 +41,14 @@ class DistanceRecognizer(nn.Module):
         grey = images.mean(1).flatten(1)
         logits = -self.sharpness * (grey[:, None] - self.centres).square().sum(2)
         return Recognition(F.normalize(grey, dim=1), logits)
+
+
+def photos_of(person: list[int], side: int = 4) -> Photos:
+    """Returns black photos of the people whose numbers are listed."""
+    count = len(person)
+    names = tuple(f"p{number}" for number in range(max(person) + 1))
+    pixels = torch.zeros(count, 3, side, side, dtype=torch.uint8)
+    return Photos(pixels, torch.tensor(person), names, tuple(f"{index}.png" for index in range(count)))
 
 
 def toy_world() -> tuple[LinearGenerator, DistanceRecognizer, torch.Tensor]:

@@ -26,7 +26,7 @@ RECIPES = {
     "judge": Recipe(
         RecognizerTraining(architecture="resnet34", steps=1100, users_share=0.4, seed=1), sees_users=True, mirror=True
     ),
-    # compares faces, and has never met the users; RegNets and strong augmentation learned far slower than this
+    # compares faces, and has never met the users; a RegNet with strong augmentation learned far slower
     "verifier": Recipe(RecognizerTraining(architecture="resnet18", steps=750, seed=2), sees_users=False, mirror=True),
     # the trunk of the perceptual distance, and the eye that measures a prior: it does not know people above 0.57, so
     # that real photos on both sides of a Frechet distance, the prior's own and the held-out, are equally new to it
