@@ -1,0 +1,79 @@
+"""Render photos of people who do not exist, into the folders that the training scripts read."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from ganinv import command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparePeople:
+    """Render the users and the public people of the world synthetic."""
+
+    out: Path = Path("data/synthetic")  # new, or of an interrupted run
+    users: int = 100  # registered users, people 0 and on
+    photos_per_user: int = 50  # 60 % to train on, 20 % references, 20 % test
+    public: int = 4000  # people who are none of them, people 1000 and on: at most 99 000
+    photos_per_public: int = 3  # photos each
+    shift: float = 0.0  # of the public people's factors, in spreads, for studies of a prior of other people
+    resolution: int = 64  # px; a multiple of 8, 64 to 256
+    jobs: int = 2  # processes, of one thread each
+    device: str = "auto"  # auto | cpu | cuda
+
+
+def run(config: PreparePeople) -> None:
+    """Writes the folders, a person at a time; goes on where it was interrupted."""
+    from tqdm import tqdm
+
+    from ganinv import data, people
+
+    if not 0 < config.users <= people.FIRST_PUBLIC or not 0 < config.public < 99_001:
+        raise ValueError(f"expected --users of 1 to {people.FIRST_PUBLIC} and --public of 1 to 99000, got {config}")
+    if min(config.photos_per_user, config.photos_per_public, config.jobs) < 1:
+        raise ValueError("expected at least one photo of each person, and one job, got fewer")
+    people.check_resolution(config.resolution)
+    people.check_shift(config.shift, people.FACTORS)
+    device = command_line.choose_device(config.device)
+    settings = {name: value for name, value in asdict(config).items() if name not in ("out", "device", "jobs")}
+    data.claim_folder(config.out, settings)
+    work = [("private", seed, config.photos_per_user, 0.0) for seed in range(config.users)]
+    public = range(people.FIRST_PUBLIC, people.FIRST_PUBLIC + config.public)
+    work += [("public", seed, config.photos_per_public, config.shift) for seed in public]
+    write = partial(write_person, config, str(device))
+    with ProcessPoolExecutor(config.jobs, get_context("spawn"), use_one_thread) as pool:
+        for _ in tqdm(pool.map(write, work), "people", len(work)):
+            pass
+    print(f"{config.out}: {config.users} users of {config.photos_per_user} photos, {config.public} public people")
+
+
+def use_one_thread() -> None:
+    """Keeps a process among several to one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def write_person(config: PreparePeople, device: str, work: tuple[str, int, int, float]) -> None:
+    """Writes the photos of one person (group, seed, number of photos, shift), all or none."""
+    from ganinv import images, people
+
+    group, seed, count, shift = work
+    folder = config.out / group / people.name_person(seed)
+    if folder.is_dir():
+        return
+    photos = people.make_photos([seed], count, config.resolution, shift, device=device)
+    temporary = folder.parent / f".{folder.name}"  # not listed as a person
+    temporary.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        images.save(photos.images(slice(number, number + 1))[0], temporary / Path(photos.files[number]).name)
+    temporary.replace(folder)
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    command_line.main(PreparePeople, run)

@@ -1,0 +1,65 @@
+"""Train the regressor that reads a rendered person's true factors off a picture."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganinv import command_line
+from ganinv.commands.training import claim_output, shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFactors:
+    """Train the factor regressor of a world of rendered people, on public people."""
+
+    world: str = "synthetic"  # its layout and resolution
+    photos: str = ""  # "": data/<world>; folder with public/, made by prepare_people.py
+    out: str = ""  # folder of state, log and weights; "": runs/<world>-factors
+    steps: int = 2500  # of 128 photos each
+    seed: int = 11  # of weights and draws
+    precision: str = "bfloat16"  # bfloat16 | float32
+    device: str = "auto"  # auto | cpu | cuda
+    resume: bool = False  # go on from the state in out
+    wandb: str = "offline"  # offline | online | disabled
+
+
+def run(config: TrainFactors) -> None:
+    """Trains, measures R2 on unseen people, and writes weights and card."""
+    from ganinv.factors import FACTORS, load_regressor, save_regressor
+    from ganinv.training import factors as training
+    from ganinv.training.recipes import HELD_OUT
+    from ganinv.worlds import find_world, load_public
+
+    world, folder = find_world(config.world), config.photos or f"data/{config.world}"
+    settings = dataclasses.replace(training.TRAINING, steps=config.steps, seed=config.seed, precision=config.precision)
+    out = Path(config.out or f"runs/{config.world}-factors")
+    weights = out / "factors.safetensors"
+    command_line.check_training(settings)
+    device = command_line.choose_device(config.device)
+    claim_output(out, weights, resume=config.resume)
+    photos = load_public(world, folder, (0.0, HELD_OUT[0]))
+    with shown(config, settings.steps, "factors", out) as on_step:
+        model = training.train_factors(settings, photos, out, device=device, resume=config.resume, on_step=on_step)
+    card = {
+        "role": "factors",
+        "command": command_line.name_command("train_factors"),
+        "data": {"public": f"{len(photos)} photos of {len(photos.names)} people, whose names hash into [0,{HELD_OUT[0]})"},
+        "training": dataclasses.asdict(settings),
+        "seed": settings.seed,
+        "metrics": {},
+    }
+    save_regressor(model, weights, card)
+    model = load_regressor(weights, device)  # measured as it is kept, rounded
+    model.r2 = training.measure_r2(model, load_public(world, folder, HELD_OUT)).to(device)
+    names = [factor.name for factor in FACTORS]
+    card["metrics"] = {"r2_on_unseen_people": dict(zip(names, model.r2.tolist(), strict=True))}
+    card["metrics"]["readable_factors"] = int(model.readable.sum())
+    save_regressor(model, weights, card)
+    print(f"{weights}: {card['metrics']['readable_factors']} of {len(names)} factors can be read off photos")
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    command_line.main(TrainFactors, run)

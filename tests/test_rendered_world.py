@@ -1,0 +1,83 @@
+"""A world of rendered people, of random weights: its reports tell the truth, and its judges are audited against it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganinv import data, factors, people, worlds
+from ganinv.commands import audit_judges, latent_attack, prepare_people
+from ganinv.generators.stylegan2_pytorch import build_networks, save_prior
+from ganinv.loading import load_recognizer, save_recognizer
+from ganinv.recognizers.torchvision import CosineRecognizer
+from ganinv.report import read_report
+from ganinv.verdict import Judge, References
+from ganinv.worlds import World, load_references, render_references
+from tests.tiny_world import BRIEF, run_main
+
+USERS, PHOTOS = 6, 20
+READABLE = [0, 3, 7]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("rendered"), photos_per_user=PHOTOS, shows_references=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mapping, synthesis = build_networks(64, 4, w_dim=32, depth=2, fmap_max=32)
+        weights = {f"SE.{name}": value for name, value in mapping.state_dict().items()}
+        weights |= {f"GE.{name}": value for name, value in synthesis.state_dict().items()}
+        save_prior(world.file("prior"), weights, {"role": "prior"})
+        for role, identities in (("target", USERS), ("judge", USERS), ("verifier", 0), ("lpips_face", 0)):
+            architecture = "alexnet_trunk" if role == "lpips_face" else "squeezenet1_1"
+            model = CosineRecognizer(architecture, num_identities=identities, embedding_dim=16, scale=8.0)
+            save_recognizer(model, world.file(role), {"role": role})
+        regressor = factors.FactorRegressor()
+        regressor.r2[READABLE] = 0.9
+        factors.save_regressor(regressor, world.file("factors"), {"role": "factors"})
+    judges = [
+        Judge(role, load_recognizer(str(world.file(role)), "cpu"), sees_users=role == "judge")
+        for role in ("judge", "verifier")
+    ]
+    References.from_photos(render_references(world, range(USERS)), judges).save(world.file("references"))
+    return world
+
+
+@pytest.fixture(autouse=True)
+def place(world, tmp_path, monkeypatch):
+    monkeypatch.setitem(worlds.WORLDS, "rendered", world)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_tells_the_truth_and_the_judges_are_audited_against_it(monkeypatch, capsys):
+    common = ["--world=rendered", *BRIEF, "--steps=1", "--out=runs/a"]
+    assert run_main(monkeypatch, latent_attack, "--identities=0-4", *common) == 0
+    report = read_report("runs/a")
+    names = {people.FACTORS[index].name for index in READABLE}
+    assert report["factors"].keys() == names and "lpips_face" in report["summary"]  # the photos were rendered
+    for place in (report["summary"], report["ceiling"], report["controls"]["another user's photo"]):
+        assert place["factor_recovery"]["n"] == 5
+    assert Path("runs/a/report.html").read_text().count("a photo of user") == 5  # of people who do not exist
+
+    capsys.readouterr()
+    assert run_main(monkeypatch, audit_judges, "runs", "--world=rendered", "--out=audit") == 0
+    found = json.loads(Path("audit/judges.json").read_text())
+    assert found["own_photos"] == 20 and found["judges"]["judge, ranks the user first"]["pictures"] == 5
+    assert "by its embedding: absent: expected" in Path("audit/judges.md").read_text()  # 24 photos tell no rate of 1 %
+    assert run_main(monkeypatch, audit_judges, "runs", "--world=lfw") == 2
+    assert "expected runs of the world lfw" in capsys.readouterr().err
+
+
+def test_photos_in_folders_are_those_that_are_rendered(monkeypatch, capsys, world):
+    flags = ["--users=2", f"--photos-per-user={PHOTOS}", "--public=1", "--photos-per-public=1", "--jobs=1", "--device=cpu"]
+    assert run_main(monkeypatch, prepare_people, "--out=photos", *flags) == 0
+    stored, rendered = load_references(world, "photos"), render_references(world, [0, 1])
+    assert stored.files == rendered.files and torch.equal(stored.person, rendered.person)
+    assert torch.equal(stored.pixels, rendered.pixels)
+    assert [len(data.list_people(f"photos/{group}")) for group in ("private", "public")] == [2, 1]
+    capsys.readouterr()
+    for bad in ("--shift=9", "--resolution=60", "--users=0", "--jobs=0"):
+        assert run_main(monkeypatch, prepare_people, "--out=other", bad) == 2 and not Path("other").exists()
+        assert "expected" in capsys.readouterr().err
+    assert run_main(monkeypatch, prepare_people, "--out=photos", *flags, "--shift=0.2") == 2
