@@ -5,6 +5,7 @@ A weight file <name>.safetensors has a card beside it, <name>.json: its SHA-256 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
 import importlib.util
@@ -12,8 +13,10 @@ import json
 import os
 import pickle
 import re
+import traceback
 import types
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -26,6 +29,9 @@ from torch import nn
 from ganinv.interfaces import Generator, Recognition, Recognizer
 
 NAMES_SHOWN = 4  # of missing or odd tensors, in a message
+MOST_JSON_BYTES = 1 << 20  # a card has a few thousand
+MOST_ENTRIES = 100_000  # of a checkpoint's dicts; a shared dict in dicts would unfold without end
+MOST_DEPTH = 20  # of dicts in dicts
 
 
 # ---- files
@@ -47,7 +53,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
 
     A torch checkpoint's nested dicts are flattened: {"GAN": {"S.w": tensor}, "version": "1"} gives the tensor "GAN.S.w"
     and {"version": "1"}. It is read by torch's unpickler of plain data, which runs no code.
-    Raises: ValueError when the file is missing, not whole, or holds anything but tensors and plain data.
+    Raises: ValueError when the file is missing, not whole, holds anything but tensors and plain data, or would unfold
+    to more than its own size.
     """
     path = Path(path)
     if not path.is_file():
@@ -56,46 +63,95 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
         try:
             with safe_open(path, "pt") as file:
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return dequantise(stored), dict(file.metadata() or {})
+                said = dict(file.metadata() or {})
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"expected a whole safetensors file, got {path} ({error}); copy it again") from error
-    tensors: dict[str, torch.Tensor] = {}
-    rest: dict = {}
-    try:
-        flatten(read_checkpoint(path), "", tensors, rest)
-    except RecursionError as error:
-        raise ValueError(f"expected a checkpoint of nested dicts, got {path}, which is nested too deeply") from error
-    return tensors, rest
+            raise ValueError(f"expected a whole safetensors file, got {path} ({first_line(error)}); copy it again") from error
+        return dequantise(stored), said
+    return flatten(read_checkpoint(path), path)
+
+
+def first_line(error: Exception | str) -> str:
+    """Returns the first line of a text, at most 200 characters of it, all of them printable."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return "".join(letter if letter.isprintable() else "?" for letter in lines[0][:200])
 
 
 def read_checkpoint(path: Path):
     """Returns what torch.save wrote, if it is plain data. Raises: ValueError, see read_tensors."""
     try:
+        check_unpacked_size(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # a Namespace, in which trainers keep their options, is a bare holder of values
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        # a broken file and one with code raise the same error; only the second names what it asked for
-        what = f"a pickle that asks for {code[1]}" if code else "something else"
         raise ValueError(
-            f"expected a checkpoint of tensors and plain data, got {what} in {path}; it was not run"
+            f"expected a checkpoint of tensors and plain data, got {describe_refusal(error)} in {path}; it was not run"
         ) from error
+    except UnpackedSizeError:
+        raise
     except Exception as error:  # KeyError, EOFError, IndexError, ...: what torch's reader raises on other bytes
-        raise ValueError(
-            f"expected a whole torch checkpoint, got {path}, which cannot be read; copy it again"
-        ) from error
+        raise ValueError(f"expected a whole torch checkpoint, got {path}, which cannot be read; copy it again") from error
 
 
-def flatten(value: object, name: str, tensors: dict[str, torch.Tensor], rest: dict) -> None:
-    """Sorts the leaves of nested dicts into tensors and rest, named by their keys with dots between."""
-    if isinstance(value, torch.Tensor):
-        tensors[name or "tensor"] = value.detach()
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            flatten(item, f"{name}.{key}" if name else str(key), tensors, rest)
-    else:
-        rest[name] = value
+def describe_refusal(error: pickle.UnpicklingError) -> str:
+    """Returns what torch's unpickler of plain data was asked for, when it refused."""
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    # a broken file and one with code raise the same error; only the second names what it asked for
+    return f"a pickle that asks for {first_line(code[1])}" if code else "something else"
+
+
+class UnpackedSizeError(ValueError):
+    """A checkpoint that would unfold to more than its own size."""
+
+
+def check_unpacked_size(path: Path) -> None:
+    """Raises UnpackedSizeError when the members of a zip, by its table, are larger than the file: torch packs none."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # torch's older format is no zip
+            return
+        with zipfile.ZipFile(file) as archive:
+            declared = sum(member.file_size for member in archive.infolist())
+    if declared > (size := path.stat().st_size):
+        raise UnpackedSizeError(
+            f"expected a checkpoint as torch.save writes it, unpacked, got {path} of {size} bytes, which would unfold to "
+            f"{declared}; load it where you trust it and save it again"
+        )
+
+
+def flatten(value: object, path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Returns the leaves of nested dicts, tensors and the rest, named by their keys with dots between.
+
+    Raises: ValueError when the dicts are too deep or too many, or a tensor is of no plain kind or larger than its file.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    rest: dict = {}
+    size, count = path.stat().st_size, 0
+    waiting = [("", value, 0)]
+    while waiting:
+        name, item, depth = waiting.pop()
+        count += 1
+        if depth > MOST_DEPTH or count > MOST_ENTRIES:
+            what = "is nested too deeply" if depth > MOST_DEPTH else f"has more than {MOST_ENTRIES} entries"
+            raise ValueError(f"expected a checkpoint of nested dicts, got {path}, which {what}")
+        if isinstance(item, torch.Tensor):
+            if item.device.type != "cpu" or item.layout != torch.strided or item.is_quantized or item.is_complex():
+                raise ValueError(f"expected plain tensors in {path}, got another kind for {show(name)}")
+            if item.numel() * item.element_size() > size:
+                raise ValueError(f"expected tensors within the {size} bytes of {path}, got a larger one, {show(name)}")
+            tensors[name or "tensor"] = item.detach()
+        elif isinstance(item, Mapping):
+            inner = [(f"{name}.{key}" if name else str(key), under, depth + 1) for key, under in item.items()]
+            waiting += reversed(inner)
+        else:
+            rest[name] = item
+    return tensors, rest
+
+
+def show(name: str) -> str:
+    """Returns a tensor's name for a message: 80 characters at most, none that a terminal would obey."""
+    return name[:80] if name[:80].isprintable() else ascii(name[:80])
 
 
 def check_tensors(
@@ -107,21 +163,21 @@ def check_tensors(
     """
 
     def some(names) -> str:
-        names = sorted(names)
+        names = [show(name) for name in sorted(names)]
         return ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if names[NAMES_SHOWN:] else "")
 
     if missing := expected.keys() - tensors.keys():
         raise ValueError(f"expected the tensor(s) {some(missing)} in {path}, got none of that name")
     if odd := tensors.keys() - expected.keys():
         raise ValueError(f"expected no tensor(s) {some(odd)} in {path}; it was written for another network")
+    checked = {}
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"expected {name} of shape {list(expected[name].shape)}, got {list(tensor.shape)} in {path}"
-            )
-        if not torch.isfinite(tensor).all():
+            raise ValueError(f"expected {name} of shape {list(expected[name].shape)}, got {list(tensor.shape)} in {path}")
+        checked[name] = tensor.float() if expected[name].is_floating_point() else tensor
+        if not torch.isfinite(checked[name]).all():
             raise ValueError(f"expected finite values, got NaN or infinity in {name} of {path}")
-    return {name: tensor.float() if expected[name].is_floating_point() else tensor for name, tensor in tensors.items()}
+    return checked
 
 
 def save_weights(
@@ -187,7 +243,7 @@ def dequantise(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         step = tensors.get(f"{name}.step")
         if name.endswith(".step") and tensors.get(name.removesuffix(".step"), tensor).dtype == torch.int8:
             continue
-        if tensor.dtype == torch.int8 and step is not None and len(step) == len(tensor):
+        if tensor.dtype == torch.int8 and step is not None and step.shape == tensor.shape[:1] != ():
             tensor = tensor.float() * step.view(-1, *[1] * (tensor.ndim - 1))
         plain[name] = tensor
     return plain
@@ -196,24 +252,44 @@ def dequantise(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def read_card(path: str | Path) -> dict:
     """Returns the card beside a weight file, which must carry the file's SHA-256.
 
-    Raises: ValueError when the card is missing or no JSON object, or the SHA-256 is another.
+    Raises: ValueError when the card is missing or no JSON object, or the SHA-256 is another; see read_json.
     """
     card_path = Path(path).with_suffix(".json")
-    try:
-        card = json.loads(card_path.read_text())
-    except FileNotFoundError as error:
-        raise ValueError(f"expected the card {card_path} beside {path}, got none; copy both files") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"expected JSON in {card_path}, got something else ({error}); copy it again") from error
-    if not isinstance(card, dict) or not isinstance(card.get("sha256"), str):
-        raise ValueError(
-            f"expected a card with sha256 in {card_path}, got none; write it with save_recognizer or save_prior"
-        )
+    if not os.path.lexists(card_path):
+        raise ValueError(f"expected the card {card_path} beside {path}, got none; copy both files")
+    card = read_json(card_path, beside=path)
+    if not isinstance(card.get("sha256"), str):
+        raise ValueError(f"expected a card with sha256 in {card_path}, got none; write it with save_recognizer or save_prior")
     if (digest := sha256_file(path)) != card["sha256"]:
         raise ValueError(
-            f"expected SHA-256 {card['sha256'][:12]}... of {path}, got {digest[:12]}...; copy both files again"
+            f"expected SHA-256 {show(card['sha256'][:12])}... of {path}, got {digest[:12]}...; copy both files again"
         )
     return card
+
+
+def read_json(path: Path, *, beside: str | Path) -> dict:
+    """Returns the JSON object of the file that lies beside a weight file.
+
+    Raises: ValueError when it is no regular file, lies by a link outside the folder of the weight file or of what that
+    is a link to, is larger than a mebibyte, or holds something else.
+    """
+    beside = Path(beside)
+    if not path.is_file() or path.resolve().parent not in (beside.parent.resolve(), beside.resolve().parent):
+        what = "a link out of its folder" if path.is_symlink() else "something else"
+        raise ValueError(f"expected a regular file {path} beside {beside}, got {what}; copy the file itself there")
+    with open(path, "rb") as file:
+        text = file.read(MOST_JSON_BYTES + 1)
+    if len(text) > MOST_JSON_BYTES:
+        raise ValueError(f"expected at most {MOST_JSON_BYTES} bytes of JSON in {path}, got more; copy it again")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:  # no JSON, no text, a number of thousands of digits, nested too deeply
+        raise ValueError(
+            f"expected JSON in {path}, got something other than a JSON object ({first_line(error)}); copy it again"
+        ) from error
+    if not isinstance(found, dict):
+        raise ValueError(f"expected JSON in {path}, got something other than a JSON object; copy it again")
+    return found
 
 
 # ---- specs
@@ -234,9 +310,7 @@ def call_factory(place: str, factory: str):
     """
     if place.endswith(".py"):
         if not Path(place).is_file():
-            raise ValueError(
-                f"expected a Python file before the colon of {place}:{factory}, got {place}, which is missing"
-            )
+            raise ValueError(f"expected a Python file before the colon of {place}:{factory}, got {place}, which is missing")
         module_spec = importlib.util.spec_from_file_location(Path(place).stem, place)
         module: types.ModuleType = importlib.util.module_from_spec(module_spec)
         module_spec.loader.exec_module(module)
@@ -257,33 +331,71 @@ def freeze(model, device: torch.device | str):
 
 
 def load_generator(spec: str, device: torch.device | str) -> Generator:
-    """Returns the frozen prior of a spec: a checkpoint (generators.stylegan2_pytorch reads it), or code.
+    """Returns the frozen prior of a spec: a checkpoint, a folder of stylegan2-pytorch's, or code; see load_prior.
 
+    "people", where no file of that name lies, is the renderer of the synthetic world: the prior that knows everyone.
     Raises: ValueError when there is no such file or code, or it gives no prior.
     """
+    if spec == "people" and not Path(spec).exists():
+        from ganinv.generators.people import People
+
+        return freeze(People(), device)
     code = split_spec(spec)
     if code is None:
-        from ganinv.generators.stylegan2_pytorch import load_checkpoint
-
-        return freeze(load_checkpoint(spec), device)
+        return freeze(load_prior(spec), device)
     generator = freeze(call_factory(*code), device)
     numbers = ("z_dim", "num_ws", "w_dim", "resolution")
     lacking = [name for name in numbers if not isinstance(getattr(generator, name, None), int)]
     lacking += [name for name in ("map", "synthesize") if not callable(getattr(generator, name, None))]
     if lacking:
-        raise ValueError(
-            f"expected a prior as interfaces.Generator says, got {type(generator).__name__} without {lacking}"
-        )
+        raise ValueError(f"expected a prior as interfaces.Generator says, got {type(generator).__name__} without {lacking}")
     return generator
 
 
+def load_prior(path: str | Path) -> Generator:
+    """Returns the prior of a checkpoint, on the CPU: NVIDIA's .pkl, or rosinality's, stylegan2-pytorch's or our own file.
+
+    Raises: ValueError when there is no such file, or it cannot be read as one of them.
+    """
+    from ganinv.generators import nvidia, rosinality, stylegan2_pytorch
+
+    path = find_checkpoint(path)
+    if path.suffix == ".pkl":
+        return nvidia.load_checkpoint(path)
+    tensors, said = read_tensors(path)
+    if rosinality.is_checkpoint(tensors):
+        return rosinality.parse_checkpoint(path, tensors)
+    return stylegan2_pytorch.parse_checkpoint(path, tensors, said)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Returns the path itself, or of a folder that stylegan2-pytorch wrote, models/<name>, the latest model_<N>.pt.
+
+    Raises: ValueError when a folder holds none, or the latest is a link that leaves the folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    numbered = {int(match[1]): file for file in path.iterdir() if (match := re.fullmatch(r"model_(\d{1,9})\.pt", file.name))}
+    if not numbered:
+        raise ValueError(f"expected model_<N>.pt in the folder {path}, got none; pass models/NAME or a file")
+    latest = numbered[max(numbered)]
+    if not latest.is_file() or latest.resolve().parent != path.resolve():
+        raise ValueError(f"expected a regular file {latest}, got a link out of its folder or no file; pass the file itself")
+    return latest
+
+
 def load_recognizer(spec: str, device: torch.device | str, *, resolution: int = 64) -> Recognizer:
-    """Returns the frozen recognizer of a spec: a weight file with its card, or code.
+    """Returns the frozen recognizer of a spec: a weight file with its card, one of recognizers.specs, or code.
 
     Code returns any callable of images [N,3,R,R] in [-1,1]: see CallableRecognizer. resolution: the side R of the
     images with which code is asked for its numbers of identities and embedding dimensions.
     Raises: ValueError when there is no such file or code, or it gives no recognizer.
     """
+    from ganinv.recognizers.specs import load_adapter
+
+    if (adapted := load_adapter(spec, device, resolution=resolution)) is not None:
+        return adapted
     code = split_spec(spec)
     if code is None:
         return freeze(load_weights(spec), device)
@@ -308,7 +420,7 @@ class CallableRecognizer(nn.Module):
         super().__init__()
         self.recognize = recognize
         with torch.no_grad():
-            found = self(sample)
+            found = ask(self, sample)
         self.embedding_dim = found.embeddings.shape[1]
         self.num_identities = None if found.logits is None else found.logits.shape[1]
 
@@ -335,6 +447,31 @@ class CallableRecognizer(nn.Module):
         return Recognition(F.normalize(embeddings.float(), dim=1), logits)
 
 
+def ask(recognizer: Callable, images: torch.Tensor):
+    """Returns the recognizer's answer. Raises: ValueError in one line, with the place, for whatever its code raises.
+
+    What says that memory is short passes unchanged.
+    """
+    try:
+        return recognizer(images)
+    except (ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if "DefaultCPUAllocator" in str(error):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(
+            f"expected an answer for images {list(images.shape)}, got {type(error).__name__} ({brief(error)}) "
+            f"from the recognizer, at {place.filename}:{place.lineno}"
+        ) from error
+
+
+def brief(error: BaseException) -> str:
+    """Returns the last line of an error, where torch says what went wrong, cut to 200 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]
+
+
 @torch.no_grad()
 def check_recognizer(recognizer: Recognizer, resolution: int, *, device: torch.device | str | None = None) -> None:
     """Asks a recognizer twice about the same images [4,3,R,R]; returns if it keeps the convention of interfaces.py.
@@ -346,7 +483,7 @@ def check_recognizer(recognizer: Recognizer, resolution: int, *, device: torch.d
         parameters = recognizer.parameters() if isinstance(recognizer, nn.Module) else iter(())
         device = next((parameter.device for parameter in parameters), torch.device("cpu"))
     images = torch.rand(4, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
-    first, second = recognizer(images), recognizer(images)
+    first, second = (ask(recognizer, images) for _ in range(2))
     if not isinstance(first, Recognition):
         raise ValueError(f"expected a Recognition from the recognizer, got {type(first).__name__}")
     check_answer("embeddings", first.embeddings, second.embeddings, [4, recognizer.embedding_dim])
@@ -369,9 +506,7 @@ def check_answer(name: str, first: torch.Tensor | None, second: torch.Tensor | N
             raise ValueError(f"expected finite {name} for images in [-1,1], got NaN or infinity")
     # some GPU kernels add in no fixed order, hence a tolerance
     if not torch.allclose(first, second, rtol=1e-3, atol=1e-4):
-        raise ValueError(
-            f"expected the same {name} twice for the same images, got others; call eval() on the recognizer"
-        )
+        raise ValueError(f"expected the same {name} twice for the same images, got others; call eval() on the recognizer")
 
 
 def save_recognizer(model: nn.Module, path: str | Path, card: Mapping) -> dict:
@@ -396,13 +531,14 @@ def load_weights(path: str | Path) -> nn.Module:
 
     Raises: ValueError when a file is missing or not whole, or card, SHA-256, names, shapes or values do not fit.
     """
+    from ganinv.recognizers.specs import FORMS
     from ganinv.recognizers.torchvision import CosineRecognizer
 
     path = Path(path)
     if path.suffix != ".safetensors" or not path.is_file():
         what = "missing" if not path.is_file() else "of another kind"
         raise ValueError(
-            f"expected a recognizer: NAME.safetensors, module:factory or file.py:factory, got {path}, {what}"
+            f"expected a recognizer: NAME.safetensors, module:factory, file.py:factory, {FORMS}, got {path}, {what}"
         )
     tensors, _ = read_tensors(path)
     card = read_card(path)

@@ -150,9 +150,7 @@ def test_lr_mlp_is_read_or_its_assumption_is_logged_once(tmp_path, caplog):
     path = make_checkpoint(tmp_path / "model_1.pt", mapping, synthesis)
     with caplog.at_level(logging.WARNING):
         assert load_checkpoint(path).mapping.net[0].lr_mul == 0.1
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{path} does not say lr_mlp: assumed the default, 0.1"
-    ]
+    assert [record.getMessage() for record in caplog.records] == [f"{path} does not say lr_mlp: assumed the default, 0.1"]
     caplog.clear()
     (tmp_path / ".config.json").write_text(json.dumps({"lr_mlp": 0.01, "image_size": 16, "attn_layers": []}))
     assert load_checkpoint(path).mapping.net[0].lr_mul == 0.01

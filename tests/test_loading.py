@@ -360,6 +360,7 @@ class Wrong(nn.Module):
         (lambda x: Recognition(2 * nn.functional.normalize(x), x), "norm 1, got norms of 2 to 2"),
         (lambda x: Recognition(nn.functional.normalize(x), torch.randn_like(x)), "same logits twice"),
         (lambda x: Recognition(nn.functional.normalize(torch.randn_like(x)), x), "same embeddings twice"),
+        (lambda x: {}["users"], r"^expected an answer for images \[4, 3, 8, 8\], got KeyError .*test_loading.py:\d+$"),
     ],
 )
 def test_check_recognizer_says_what_came(answer, match):

@@ -60,8 +60,8 @@ def test_pairs_are_of_one_person():
 def test_rates_rise_stay_and_fall():
     assert learning_rate(0, 100, 1.0) == pytest.approx(0.2) and learning_rate(5, 100, 1.0) == 1.0
     assert learning_rate(99, 100, 1.0) < 0.001
-    settings = GanTraining(steps=100, lr=1.0, decay=0.3)
-    assert [falling_rate(settings, step) for step in (0, 70, 85)] == [1.0, 1.0, pytest.approx(0.5)]
+    settings = GanTraining(steps=100, lr=1.0, lr_alone=2.0, alone=0.5, decay=0.3)
+    assert [falling_rate(settings, step) for step in (0, 50, 70, 85)] == [2.0, 1.0, 1.0, pytest.approx(0.5)]
     assert falling_rate(GanTraining(steps=100, lr=1.0, decay=0.0), 99) == 1.0
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.machinery
-import json
 import logging
 import math
+import os
 import re
 import sys
 import types
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganinv.loading import check_tensors, halve, read_card, read_tensors, save_weights
+from ganinv.loading import check_tensors, find_checkpoint, halve, read_card, read_json, read_tensors, save_weights, show
 
 LR_MLP = 0.1  # the package's default; no checkpoint says its own, though the mapping network depends on it
 MEAN_LATENTS = 10_000
@@ -211,20 +211,28 @@ class StyleGAN2PyTorch(nn.Module):
 def load_checkpoint(path: str | Path) -> StyleGAN2PyTorch:
     """Returns the prior of stylegan2-pytorch's own model_<N>.pt or of a file that save_prior wrote, on the CPU.
 
+    path: the file, or a folder models/<name>, whose latest model_<N>.pt is taken. Raises: see parse_checkpoint.
+    """
+    path = find_checkpoint(path)
+    return parse_checkpoint(path, *read_tensors(path))
+
+
+def parse_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], said: Mapping) -> StyleGAN2PyTorch:
+    """Returns the prior of what read_tensors gave of a file.
+
     The architecture is read off the tensors, so a model_<N>.pt needs no .config.json beside it; lr_mlp alone stands
     there, and is assumed and logged where nothing says it. A card beside a .safetensors file must carry its SHA-256.
     Raises: ValueError when a file is missing or not whole, its tensors are missing, odd, of another shape or not
     finite, or its card or .config.json tells of another model.
     """
-    path = Path(path)
-    tensors, said = read_tensors(path)
-    if path.suffix == ".safetensors" and path.with_suffix(".json").exists():
+    if path.suffix == ".safetensors" and os.path.lexists(path.with_suffix(".json")):
         read_card(path)
     if any(name.startswith("GAN.") for name in tensors):
         tensors = {name.removeprefix("GAN."): value for name, value in tensors.items() if name.startswith("GAN.")}
+    tensors = dict(tensors)
     extras = {name: tensors.pop(name) for name in ("mean_w", "noise") if name in tensors}
     if odd := sorted(name for name in tensors if name.split(".")[0] not in PARTS):
-        raise ValueError(f"expected tensors of {', '.join(PARTS)} in {path}, got {', '.join(odd[:4])}")
+        raise ValueError(f"expected tensors of {', '.join(PARTS)} in {path}, got {', '.join(map(show, odd[:4]))}")
     weights = {name: value for name, value in tensors.items() if name.startswith(("SE.", "GE."))}
     architecture = infer_architecture(weights, path)
     return build_prior(weights, architecture, find_lr_mlp(path, said, architecture), extras, path)
@@ -268,25 +276,25 @@ def find_lr_mlp(path: Path, said: Mapping, architecture: Mapping) -> float:
     Raises: ValueError when the .config.json is broken or tells of another architecture.
     """
     config_path, config = path.with_name(".config.json"), dict(said)
-    if "lr_mlp" not in said and path.suffix != ".safetensors" and config_path.exists():
-        try:
-            config = json.loads(config_path.read_text())
-            found = {"image_size": "resolution", "transparent": "transparent", "no_const": "no_const"}
-            other = [name for name, ours in found.items() if config.get(name, architecture[ours]) != architecture[ours]]
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-            raise ValueError(f"expected a JSON object in {config_path}, got something else; remove it") from error
+    if "lr_mlp" not in said and path.suffix != ".safetensors" and os.path.lexists(config_path):
+        config = read_json(config_path, beside=path)
+        found = {"image_size": "resolution", "transparent": "transparent", "no_const": "no_const"}
+        other = [name for name, ours in found.items() if config.get(name, architecture[ours]) != architecture[ours]]
         if other:
             raise ValueError(
-                f"expected {other[0]} {architecture[found[other[0]]]} as in {path}, got {config[other[0]]} from "
+                f"expected {other[0]} {architecture[found[other[0]]]} as in {path}, got {show(str(config[other[0]]))} from "
                 f"{config_path}, which belongs to another model; remove it"
             )
     if "lr_mlp" not in config:
         log.warning("%s does not say lr_mlp: assumed the default, %s", path, LR_MLP)
         return LR_MLP
     try:
-        return float(config["lr_mlp"])
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"expected a number lr_mlp with {path}, got {config['lr_mlp']!r}") from error
+        lr_mlp = float(config["lr_mlp"])
+    except (TypeError, ValueError, OverflowError):
+        lr_mlp = math.nan
+    if not math.isfinite(lr_mlp):
+        raise ValueError(f"expected a number lr_mlp with {path}, got {show(repr(config['lr_mlp']))}")
+    return lr_mlp
 
 
 def build_prior(

@@ -12,13 +12,17 @@ from torch import nn
 from ganinv.images import resize
 from ganinv.interfaces import Recognition
 
+# VGG-11 (Simonyan and Zisserman 2015, configuration A) at half its width: channels, "M" for a pooling by two
+VGG_TRUNK = [32, "M", 64, "M", 128, 128, "M", 256, 256, "M", 512, 512]
+
 
 class CosineRecognizer(nn.Module):
     """A torchvision network whose last layer is the embedding [N,D], and one direction per identity.
 
-    architecture: any torchvision classifier constructor that takes `num_classes`, "alexnet_trunk" for AlexNet's
-    convolutions with a pooled linear embedding; input_size: side to which images are resized; num_identities: 0 for an
-    open-set recognizer, whose logits are None; mirror: recognize the mean of an image's and its mirror's embeddings.
+    architecture: any torchvision classifier constructor that takes `num_classes`, or "alexnet_trunk" or "vgg_trunk", the
+    convolutions of AlexNet or of a narrow VGG-11 with a pooled linear embedding; input_size: side to which images are
+    resized; num_identities: 0 for an open-set recognizer, whose logits are None; mirror: recognize the mean of an image's
+    and its mirror's embeddings.
     """
 
     def __init__(
@@ -38,15 +42,6 @@ class CosineRecognizer(nn.Module):
         features = self.backbone(resize(images, self.input_size) * 2).float()  # photos have a standard deviation near 0.5
         return F.normalize(features, dim=1)
 
-    def feature_trunk(self) -> tuple[nn.Module, int]:
-        """Returns the convolutions of an alexnet_trunk and their channels: images*2 [N,3,R,R] -> features [N,256,h,w].
-
-        Raises: ValueError for another architecture.
-        """
-        if self.architecture != "alexnet_trunk":
-            raise ValueError(f"expected an alexnet_trunk for its features, got {self.architecture}")
-        return self.backbone[0][:-1], 256  # without the last pooling, which would leave one pixel of a 64 px picture
-
     def forward(self, images: torch.Tensor) -> Recognition:
         """Returns embeddings [N,D] and logits [N,C] in [-scale,scale]."""
         embeddings = self.embed(images)
@@ -54,7 +49,11 @@ class CosineRecognizer(nn.Module):
             embeddings = F.normalize(embeddings + self.embed(images.flip(3)), dim=1)
         if self.directions is None:
             return Recognition(embeddings, None)
-        return Recognition(embeddings, self.scale * embeddings @ F.normalize(self.directions, dim=1).T)
+        return Recognition(embeddings, self.classify(embeddings))
+
+    def classify(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Returns logits [N,C] in [-scale,scale] of embeddings [N,D] of unit norm."""
+        return self.scale * embeddings @ F.normalize(self.directions, dim=1).T
 
 
 def build_backbone(architecture: str, embedding_dim: int) -> nn.Module:
@@ -69,7 +68,13 @@ def build_backbone(architecture: str, embedding_dim: int) -> nn.Module:
         return nn.Sequential(
             trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, embedding_dim), nn.BatchNorm1d(embedding_dim)
         )
+    if architecture == "vgg_trunk":
+        trunk = torchvision.models.vgg.make_layers(VGG_TRUNK, batch_norm=True)
+        return nn.Sequential(
+            trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, embedding_dim), nn.BatchNorm1d(embedding_dim)
+        )
     if architecture not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(f"expected a torchvision classifier such as resnet18, got {architecture}")
-    network = torchvision.models.get_model(architecture, weights=None, num_classes=embedding_dim)
+    options = {"aux_logits": False, "init_weights": True} if architecture == "googlenet" else {}
+    network = torchvision.models.get_model(architecture, weights=None, num_classes=embedding_dim, **options)
     return nn.Sequential(network, nn.BatchNorm1d(embedding_dim))
