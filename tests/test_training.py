@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -13,16 +14,18 @@ from ganinv import data
 from ganinv.commands import train_gan as gan_command
 from ganinv.commands import train_recognizer as recognizer_command
 from ganinv.generators.stylegan2_pytorch import load_checkpoint
+from ganinv.interfaces import FaultError
 from ganinv.loading import load_recognizer, read_card
+from ganinv.recognizers.torchvision import CosineRecognizer
+from ganinv.state import load_state, save_state, truncate_jsonl
 from ganinv.training import gan, recipes, recognizer
-from ganinv.training.state import load_state, save_state, truncate_jsonl
 from ganinv.worlds import World
 from tests.tiny_world import NAME, register, run_main, write_people
 
 SIDE = 16
 CPU = torch.device("cpu")
 GAN = gan.GanTraining(
-    resolution=SIDE, capacity=1, steps=4, batch=4, critic_width=4, r1_every=2, sample_every=2, precision="float32"
+    resolution=SIDE, capacity=1, steps=4, alone=0.5, batch=4, critic_width=4, r1_every=2, sample_every=2, precision="float32"
 )
 RECOGNIZER = recognizer.RecognizerTraining(  # SqueezeNet has a dropout, whose draws must be the same too
     architecture="squeezenet1_1", embedding_dim=8, input_size=32, steps=4, batch=8, precision="float32"
@@ -65,7 +68,9 @@ def train(kind: str, photos: dict[str, data.Photos], out: Path, **options) -> di
     out.mkdir(exist_ok=True)
     if kind == "gan":
         settings = gan.GanTraining(**{**vars(GAN), "save_every_s": 0.0})
-        return gan.train_gan(settings, photos["public"], out, device=CPU, **options)
+        torch.manual_seed(9)
+        features = CosineRecognizer("vgg_trunk", num_identities=0, embedding_dim=8, input_size=SIDE).eval()
+        return gan.train_gan(settings, photos["public"], out, device=CPU, features=features.requires_grad_(False), **options)
     settings = recognizer.RecognizerTraining(**{**vars(RECOGNIZER), "save_every_s": 0.0})
     model = recognizer.train_recognizer(settings, photos["private"], photos["public"], out, device=CPU, **options)
     return model.state_dict()
@@ -100,6 +105,80 @@ def test_training_moves_the_weights(photos, tmp_path):
     assert not torch.equal(first["SE.net.0.weight"], mapping.net[0].weight)
 
 
+def test_the_critic_joins_after_its_share_of_the_steps(photos, tmp_path, monkeypatch):
+    states = []
+    monkeypatch.setattr(gan, "save_state", lambda path, state: states.append(copy.deepcopy(state)))
+    train("gan", photos, tmp_path / "a")
+    critics = [state["C"]["outputs.weight"] for state in states]
+    assert torch.equal(critics[0], critics[1]) and not torch.equal(critics[1], critics[2])
+    assert states[1]["balance"]["scale"] == 0 and states[2]["balance"]["scale"] > 0
+    assert not any(torch.equal(states[step]["E"]["first.weight"], states[step + 1]["E"]["first.weight"]) for step in range(3))
+
+
+def test_a_critic_is_heard_after_250_steps_of_its_own(photos, tmp_path, monkeypatch):
+    def train_to(step, adversarial):
+        settings = gan.GanTraining(
+            **{**vars(GAN), "steps": 300, "alone": 0.01, "adversarial": adversarial, "save_every_s": 0.0}
+        )
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_at(patch, gan, step)
+            gan.train_gan(settings, photos["public"], tmp_path, device=CPU)
+        return load_state(tmp_path / "state.safetensors")["G"]
+
+    for step, same in ((253, True), (256, False)):
+        one, other = train_to(step, 0.5), train_to(step, 5.0)
+        assert all(torch.equal(one[name], other[name]) for name in one) is same
+
+
+def test_a_generator_learns_to_give_photos_back(photos, tmp_path):
+    rows: list[dict] = []
+    settings = gan.GanTraining(**{**vars(GAN), "steps": 101, "alone": 1.0})
+    gan.train_gan(settings, photos["public"], tmp_path, device=CPU, on_step=rows.append)
+    assert rows[0]["pixels"] > 2 * rows[-1]["pixels"]
+
+
+def test_the_face_distance_is_zero_to_itself_and_leads_there(photos):
+    torch.manual_seed(0)
+    recognizer = (
+        CosineRecognizer("vgg_trunk", num_identities=0, embedding_dim=8, input_size=SIDE).eval().requires_grad_(False)
+    )
+    distance, faces = gan.FaceDistance(recognizer), photos["public"].images(slice(4))
+    assert [part.item() for part in distance(faces, faces)] == [pytest.approx(0, abs=1e-5)] * 2
+    others = faces.flip(0).clone().requires_grad_()
+    perceptual, identity = distance(others, faces)
+    assert 0 < perceptual <= 4 and 0 < identity <= 2
+    (slope,) = torch.autograd.grad(perceptual, others)
+    assert distance(others - 1e-2 * slope / slope.norm(), faces)[0] < perceptual
+
+
+def test_a_recognizer_without_a_plain_trunk_is_no_face_distance():
+    with pytest.raises(ValueError, match="expected an alexnet_trunk or a vgg_trunk for its features, got resnet18"):
+        gan.FaceDistance(CosineRecognizer("resnet18", num_identities=0, embedding_dim=8))
+
+
+def test_folded_moments_bring_samples_to_where_the_codes_are():
+    torch.manual_seed(0)
+    mapping, _ = gan.build_networks(SIDE, 1, w_dim=8, depth=2)
+    codes = torch.randn(4000, 8) @ torch.randn(8, 8)
+    moments = gan.Moments(8)
+    moments.update(codes, torch.full_like(codes, -2.0), decay=0.0)
+    expected = codes.T @ codes / len(codes) + torch.exp(torch.tensor(-2.0)) * torch.eye(8)
+    assert torch.allclose(moments.second, expected, atol=1e-3)
+    root = moments.root()
+    assert torch.allclose(root @ root.T / root.square().sum(), expected / expected.trace(), atol=1e-4)
+    z = torch.randn(5, 8)
+    before = moments.map(mapping, z)
+    assert not torch.allclose(before, mapping(z), atol=1e-3)
+    moments.fold(mapping)
+    assert torch.allclose(before, mapping(z), atol=1e-5)
+
+
+def test_moments_follow_slowly():
+    moments = gan.Moments(2)
+    moments.update(torch.tensor([[3.0, 0.0]]), torch.full((1, 2), -100.0), decay=0.5)
+    assert torch.allclose(moments.second, torch.diag(torch.tensor([5.0, 0.5])))
+
+
 def test_a_prior_of_grey_photos_is_grey(photos, tmp_path):
     weights = train("gan", photos, tmp_path / "a")
     for name, value in weights.items():
@@ -111,14 +190,14 @@ def test_a_prior_of_grey_photos_is_grey(photos, tmp_path):
 def test_a_state_that_is_missing_or_broken_is_refused(content, tmp_path):
     if content is not None:
         (tmp_path / "state.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match="expected a training state written by ganinv, got .*state.safetensors"):
+    with pytest.raises(ValueError, match="expected a state written by ganinv, got .*state.safetensors"):
         load_state(tmp_path / "state.safetensors")
 
 
 def test_a_state_of_other_settings_is_refused(photos, tmp_path):
     train("gan", photos, tmp_path / "a")
     settings = gan.GanTraining(**{**vars(GAN), "capacity": 2 * GAN.capacity})
-    with pytest.raises(ValueError, match="expected the state of a training with these settings"):
+    with pytest.raises(ValueError, match="expected the state of work with these settings"):
         gan.train_gan(settings, photos["public"], tmp_path / "a", device=CPU, resume=True)
 
 
@@ -192,9 +271,9 @@ def test_train_recognizer_writes_a_target_with_its_card(world, monkeypatch, caps
         (recognizer_command, ["--role=jury"], "expected a role among target, judge"),
         (recognizer_command, ["--architecture=resnet19"], "expected a torchvision classifier such as resnet18"),
         (recognizer_command, ["--photos=nowhere"], "nowhere"),
-        (recognizer_command, ["--resume"], "expected a training state written by ganinv"),
+        (recognizer_command, ["--resume"], "expected a state written by ganinv"),
         (gan_command, ["--world=atlantis"], "expected a world among"),
-        (gan_command, ["--resume"], "expected a training state written by ganinv"),
+        (gan_command, ["--resume"], "expected a state written by ganinv"),
         (gan_command, ["--wandb=perhaps"], "expected a wandb mode"),
         (gan_command, ["--eye=nowhere.safetensors"], "nowhere.safetensors"),
     ],
@@ -212,3 +291,18 @@ def test_no_recipe_lets_a_judge_of_strangers_meet_the_users():
     assert all(recipe.public[1] <= recipes.HELD_OUT[0] for recipe in recipes.RECIPES.values())
     seeds = [recipe.training.seed for recipe in recipes.RECIPES.values()]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_a_rare_long_gradient_is_shortened_and_one_that_is_not_finite_ends_the_training():
+    weight = torch.nn.Parameter(torch.zeros(4))
+    optimizer, usual = torch.optim.Adam([weight]), torch.zeros(())
+
+    def clip(value: float) -> list[float]:
+        weight.grad = torch.full((4,), value)
+        gan.clip_gradients(optimizer, usual, 3.0, step=7)
+        return weight.grad.tolist()
+
+    assert clip(0.5) == [0.5] * 4 and usual == 1  # of length 1, the first
+    assert clip(5.0) == pytest.approx([1.5] * 4, abs=1e-5) and usual == pytest.approx(1.02)  # of length 10, now 3
+    with pytest.raises(FaultError, match="diverged at step 7; go on from its last state with --resume and a lower --lr"):
+        clip(float("nan"))

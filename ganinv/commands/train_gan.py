@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import command_line
+from ganinv.commands.training import claim_output, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +15,11 @@ class TrainGan:
     """Train a stylegan2-pytorch generator on photos of public people."""
 
     world: str = "lfw"  # its layout and resolution
-    photos: str = "data/lfw"  # folder with public/, one sub-folder per person
+    photos: str = ""  # "": data/<world>; folder with public/, one sub-folder per person
     out: str = ""  # folder of state, log, samples and weights; "": runs/<world>-prior
-    critic: str = ""  # weights of role critic, for a second critic over frozen features; "": none
+    critic: str = ""  # weights of role critic, in whose features reconstructions are compared; "": by pixels alone
     eye: str = ""  # weights of role lpips_face, in whose features the prior is measured; "": not measured
-    steps: int = 6200  # of `batch` pictures each
+    steps: int = 8000  # of `batch` pictures each
     batch: int = 16  # pictures a step
     capacity: int = 8  # of the generator, as in stylegan2-pytorch
     lr: float = 2e-4  # 4e-4 diverges
@@ -32,9 +33,7 @@ class TrainGan:
 
 def run(config: TrainGan) -> None:
     """Trains, writes the averaged weights with their card, and measures them."""
-    from tqdm import tqdm
-
-    from ganinv import images, tracking
+    from ganinv import images
     from ganinv.generators.stylegan2_pytorch import save_prior
     from ganinv.loading import load_generator, load_recognizer
     from ganinv.training.gan import GanTraining, train_gan
@@ -43,32 +42,21 @@ def run(config: TrainGan) -> None:
 
     world, device = find_world(config.world), command_line.choose_device(config.device)
     out = Path(config.out or f"runs/{config.world}-prior")
-    if (out / "state.safetensors").exists() and not config.resume:
-        raise ValueError(f"expected a new folder, got {out}, which holds a training; pass --resume or another --out")
-    if (out / "prior.safetensors").exists() and not config.resume:
-        raise ValueError(f"expected a new folder, got {out}, which holds a prior; choose another --out")
+    folder = config.photos or f"data/{config.world}"
     command_line.check_training(config)
-    out.mkdir(parents=True, exist_ok=True)
+    claim_output(out, out / "prior.safetensors", resume=config.resume)
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GanTraining) if hasattr(config, f.name)}
     settings = GanTraining(resolution=world.resolution, **shared)
     eye = load_recognizer(config.eye, device) if config.eye else None  # now: a wrong one must not cost a training
-    trunk = load_recognizer(config.critic, device).feature_trunk() if config.critic else None
-    photos = load_public(world, config.photos, (0.0, 0.8))
-    with (
-        tqdm(total=settings.steps, desc="prior") as bar,
-        tracking.track_training(config.wandb, dataclasses.asdict(config), out) as log,
-    ):
-
-        def on_step(row: dict) -> None:
-            bar.update(row["step"] + 1 - bar.n)
-            bar.set_postfix(critic=f"{row['critic_pixels']:.2f}", generator=f"{row['generator_pixels']:.2f}")
-            log(row)
+    features = load_recognizer(config.critic, device) if config.critic else None
+    photos = load_public(world, folder, (0.0, 0.8))
+    with shown(config, settings.steps, "prior", out) as on_step:
 
         def on_samples(step: int, samples) -> None:
             images.save(images.grid(samples, 8), out / f"samples-{step:06d}.png", scale=2)
 
         weights = train_gan(
-            settings, photos, out, device=device, feature_trunk=trunk, resume=config.resume, on_step=on_step,
+            settings, photos, out, device=device, features=features, resume=config.resume, on_step=on_step,
             on_samples=on_samples,
         )  # fmt: skip
     card = {
@@ -83,7 +71,7 @@ def run(config: TrainGan) -> None:
     save_prior(file, weights, card)
     if eye:
         generator = load_generator(str(file), device)  # measured as it is kept, rounded
-        card["metrics"] = measure_prior(generator, eye, world, config.photos, out)
+        card["metrics"] = measure_prior(generator, eye, world, folder, out)
         save_prior(file, weights, card)
     print(f"{file}: {card['metrics']}")
 

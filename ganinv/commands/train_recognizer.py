@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import command_line
+from ganinv.commands.training import claim_output, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,7 @@ class TrainRecognizer:
 
     role: str = "target"  # target | judge | verifier | lpips_face | critic
     world: str = "lfw"  # its layout and resolution
-    photos: str = "data/lfw"  # folder with private/ and public/, one sub-folder per person
+    photos: str = ""  # "": data/<world>; folder with private/ and public/, one sub-folder per person
     out: str = ""  # folder of state, log and weights; "": runs/<world>-<role>
     architecture: str = ""  # a torchvision classifier; "": the role's own
     steps: int = 0  # 0: the role's own
@@ -28,9 +29,7 @@ class TrainRecognizer:
 
 def run(config: TrainRecognizer) -> None:
     """Trains, measures what the weights that are kept can do, and writes weights and card."""
-    from tqdm import tqdm
-
-    from ganinv import data, tracking
+    from ganinv import data
     from ganinv.loading import load_recognizer, save_recognizer
     from ganinv.training import recognizer as training
     from ganinv.training.recipes import HELD_OUT, PHOTOS_PER_USER, RECIPES
@@ -39,36 +38,22 @@ def run(config: TrainRecognizer) -> None:
     if config.role not in RECIPES:
         raise ValueError(f"expected a role among {', '.join(RECIPES)}, got {config.role}")
     recipe, world = RECIPES[config.role], find_world(config.world)
+    photos = config.photos or f"data/{config.world}"
     changes = {"precision": config.precision}
     changes |= {name: value for name in ("architecture", "steps") if (value := getattr(config, name))}
     changes |= {"seed": config.seed} if config.seed >= 0 else {}
     settings = dataclasses.replace(recipe.training, **changes)
     out = Path(config.out or f"runs/{config.world}-{config.role}")
     weights = out / f"{config.role}.safetensors"
-    if weights.exists():
-        raise ValueError(f"expected a new folder, got {out}, which holds a finished training; choose another --out")
-    if (out / "state.safetensors").exists() and not config.resume:
-        raise ValueError(f"expected a new folder, got {out}, which holds a training; pass --resume or another --out")
     command_line.check_training(settings)
-    out.mkdir(parents=True, exist_ok=True)
     device = command_line.choose_device(config.device)
+    claim_output(out, weights, resume=config.resume)
 
-    people = data.list_people(Path(config.photos) / world.users) if recipe.sees_users else None
+    people = data.list_people(Path(photos) / world.users) if recipe.sees_users else None
     users = data.load_photos(people, world.resolution, split="train", most=PHOTOS_PER_USER) if people else None
-    public = load_public(world, config.photos, recipe.public)
-    with (
-        tqdm(total=settings.steps, desc=config.role) as bar,
-        tracking.track_training(config.wandb, dataclasses.asdict(config), out) as log,
-    ):
-
-        def on_step(row: dict) -> None:
-            bar.update(row["step"] + 1 - bar.n)
-            bar.set_postfix(loss=f"{row['loss']:.2f}", top1=f"{row['top1']:.2f}")
-            log(row)
-
-        model = training.train_recognizer(
-            settings, users, public, out, device=device, resume=config.resume, on_step=on_step
-        )
+    public = load_public(world, photos, recipe.public)
+    with shown(config, settings.steps, config.role, out) as on_step:
+        model = training.train_recognizer(settings, users, public, out, device=device, resume=config.resume, on_step=on_step)
     model.mirror = recipe.mirror
     card = {
         "role": config.role,
@@ -81,7 +66,7 @@ def run(config: TrainRecognizer) -> None:
     }
     save_recognizer(model, weights, card)
     model = load_recognizer(str(weights), device)  # measured as it is kept, rounded
-    held_out = load_public(world, config.photos, HELD_OUT)
+    held_out = load_public(world, photos, HELD_OUT)
     card["metrics"]["unseen_people"] = training.verification(training.embed_photos(model, held_out), held_out.person)
     if people:
         test = data.load_photos(people, world.resolution, split="test")

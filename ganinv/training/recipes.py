@@ -22,19 +22,21 @@ class Recipe:
 RECIPES = {
     # the recognizer under attack
     "target": Recipe(RecognizerTraining(architecture="resnet18", steps=1500, seed=0), sees_users=True),
-    # scores a reconstruction: another architecture and seed than the target
+    # scores a reconstruction: of another family than the target, so that a pattern that fools one need not fool the other
     "judge": Recipe(
-        RecognizerTraining(architecture="resnet34", steps=1100, users_share=0.4, seed=1), sees_users=True, mirror=True
+        RecognizerTraining(architecture="vgg_trunk", steps=1500, users_share=0.4, seed=1), sees_users=True, mirror=True
     ),
-    # compares faces, and has never met the users; a RegNet with strong augmentation learned far slower
-    "verifier": Recipe(RecognizerTraining(architecture="resnet18", steps=750, seed=2), sees_users=False, mirror=True),
+    # compares faces, and has never met the users; of a third family
+    "verifier": Recipe(
+        RecognizerTraining(architecture="googlenet", input_size=96, steps=800, seed=2), sees_users=False, mirror=True
+    ),
     # the trunk of the perceptual distance, and the eye that measures a prior: it does not know people above 0.57, so
     # that real photos on both sides of a Frechet distance, the prior's own and the held-out, are equally new to it
     "lpips_face": Recipe(
         RecognizerTraining(architecture="alexnet_trunk", steps=1500, seed=3), sees_users=False, public=(0.0, 0.57)
     ),
-    # the features of a prior's second critic; judges nothing
-    "critic": Recipe(RecognizerTraining(architecture="alexnet_trunk", steps=1000, seed=7), sees_users=False),
+    # the features by which a prior learns what matters in a face; judges nothing
+    "critic": Recipe(RecognizerTraining(architecture="vgg_trunk", steps=500, seed=7), sees_users=False),
 }
 PHOTOS_PER_USER = 60  # at most, of the training split: the numbers of photos are very uneven
 HELD_OUT = (0.8, 1.0)  # the share of public people that nothing is trained on

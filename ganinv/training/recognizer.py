@@ -6,17 +6,20 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ganinv.data import Photos
 from ganinv.recognizers.torchvision import CosineRecognizer
-from ganinv.training.state import append_jsonl, load_state, restore, save_state, truncate_jsonl
+from ganinv.state import append_jsonl, load_state, restore, save_state, truncate_jsonl
 from ganinv.transforms import Chain, Cutout, RandomAffine, RandomBlur, RandomLight
 
 AUGMENTATIONS = {
+    "slight": Chain((RandomAffine(degrees=3, scale=(0.97, 1.03), shift=0.03), RandomBlur(probability=0.5))),
     "light": Chain((RandomAffine(degrees=8, scale=(0.9, 1.15), shift=0.05), RandomLight(), RandomBlur(probability=0.15))),
     "strong": Chain(
         (
@@ -103,8 +106,7 @@ def train_recognizer(
 ) -> CosineRecognizer:
     """Returns the trained recognizer in eval mode; its identities are the users (none: an open-set recognizer).
 
-    users, public: training photos; their people become the classes of the margin head, users first. The state is
-    written to out/state.safetensors on a clock, the log to out/steps.jsonl; resume goes on from them to the bit.
+    users, public: training photos; their people become the classes of the margin head, users first. See fit for the rest.
     Raises: ValueError when neither set is given.
     """
     sets = [photos for photos in (users, public) if photos is not None]
@@ -118,10 +120,41 @@ def train_recognizer(
         input_size=config.input_size,
         scale=config.scale,
     ).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
-    generator = torch.Generator().manual_seed(config.seed)
     num_users = round(config.batch * config.users_share) if users is not None and public is not None else config.batch
     sizes = [num_users, config.batch - num_users][: len(sets)]
+
+    def lose(images: torch.Tensor, labels: torch.Tensor, step: int) -> tuple[torch.Tensor, dict]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            embeddings = model.embed(images)
+        cosines = embeddings @ F.normalize(model.directions, dim=1).T
+        loss = cosine_margin_loss(cosines, labels, config.scale, config.margin * min(1.0, 3 * step / config.steps))
+        loss = loss + config.contrastive * contrastive_loss(embeddings, labels)
+        return loss, {"top1": (cosines.argmax(1) == labels).float().mean()}
+
+    draw = partial(draw_batch, sets, sizes)
+    fit(config, model, draw, lose, out, device=device, resume=resume, on_step=on_step)
+    return keep_identities(model, len(users.names) if users is not None else 0)
+
+
+def fit(
+    config: RecognizerTraining,
+    model: nn.Module,
+    draw: Callable[[torch.Generator], tuple[torch.Tensor, torch.Tensor]],
+    lose: Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, dict[str, torch.Tensor]]],
+    out: Path,
+    *,
+    device: torch.device,
+    resume: bool,
+    on_step: Callable[[dict], None],
+) -> None:
+    """Trains a model in place with AdamW on augmented batches, and leaves it in train mode.
+
+    draw: images [B,3,R,R] and their labels; lose: (images, labels, step) -> a loss, and what else to log.
+    The state is written to out/state.safetensors on a clock, the log to out/steps.jsonl; resume goes on from them to the
+    bit.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
+    generator = torch.Generator().manual_seed(config.seed)
     augment, state_file, log = AUGMENTATIONS[config.augmentation], out / "state.safetensors", out / "steps.jsonl"
     first = 0
     if resume:
@@ -136,21 +169,16 @@ def train_recognizer(
     saved_at = time.monotonic()
     for step in range(first, config.steps):
         torch.manual_seed(config.seed + step)  # what a dropout draws from, which no state holds
-        images, labels = draw_batch(sets, sizes, generator)
+        images, labels = draw(generator)
         images = augment(images, generator).to(device, memory_format=torch.channels_last)
-        labels = labels.to(device)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config.steps, config.lr)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            embeddings = model.embed(images)
-        cosines = embeddings @ F.normalize(model.directions, dim=1).T
-        loss = cosine_margin_loss(cosines, labels, config.scale, config.margin * min(1.0, 3 * step / config.steps))
-        loss = loss + config.contrastive * contrastive_loss(embeddings, labels)
+        loss, told = lose(images, labels.to(device), step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         if step % 20 == 0 or step == config.steps - 1:
-            row = {"step": step, "loss": loss.item(), "top1": (cosines.argmax(1) == labels).float().mean().item()}
+            row = {"step": step, "loss": loss.item()} | {name: value.item() for name, value in told.items()}
             append_jsonl(log, row)
             on_step(row)
         if time.monotonic() - saved_at > config.save_every_s or step == config.steps - 1:
@@ -164,7 +192,6 @@ def train_recognizer(
                 },
             )
             saved_at = time.monotonic()
-    return keep_identities(model, len(users.names) if users is not None else 0)
 
 
 def keep_identities(model: CosineRecognizer, count: int) -> CosineRecognizer:
@@ -189,9 +216,7 @@ def top1(model: CosineRecognizer, photos: Photos, batch: int = 256) -> float:
 def embed_photos(model, photos: Photos, batch: int = 256) -> torch.Tensor:
     """Returns embeddings [N,D] of all photos, on the CPU."""
     device = next(model.parameters()).device
-    parts = [
-        model(photos.images(slice(i, i + batch)).to(device)).embeddings.cpu() for i in range(0, len(photos), batch)
-    ]
+    parts = [model(photos.images(slice(i, i + batch)).to(device)).embeddings.cpu() for i in range(0, len(photos), batch)]
     return torch.cat(parts)
 
 

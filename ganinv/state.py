@@ -1,4 +1,4 @@
-"""Training state as data: nested dicts and lists of tensors and plain values in one safetensors file."""
+"""The state of long work as data: nested dicts and lists of tensors and plain values in one safetensors file."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def save_state(path: str | Path, state: Mapping) -> None:
     path = Path(path)
     temporary = path.with_suffix(".tmp")
     save_file(tensors, temporary, metadata={"state": json.dumps(strip(state, "state"))})
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())  # or a loss of power could leave the new name with nothing behind it
     os.replace(temporary, path)
 
 
@@ -54,16 +56,16 @@ def load_state(path: str | Path) -> dict:
 
             return fill(skeleton)
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"expected a training state written by ganinv, got {path} ({error})") from error
+        raise ValueError(f"expected a state written by ganinv, got {path} ({error})") from error
 
 
 def restore(module: torch.nn.Module | torch.optim.Optimizer, state: Mapping, path: str | Path) -> None:
-    """Loads a part of a training state. Raises: ValueError when it belongs to a training with other settings."""
+    """Loads a part of a state. Raises: ValueError when it belongs to work with other settings."""
     try:
         module.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
-        raise ValueError(f"expected the state of a training with these settings in {path}, got another ({first})") from error
+        raise ValueError(f"expected the state of work with these settings in {path}, got another ({first})") from error
 
 
 def append_jsonl(path: str | Path, row: Mapping) -> None:
@@ -77,5 +79,12 @@ def truncate_jsonl(path: str | Path, last_step: int) -> None:
     path = Path(path)
     if not path.exists():
         return
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= last_step))
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # the line that was being written when the run was killed
+            continue
+        if row["step"] <= last_step:
+            kept.append(json.dumps(row) + "\n")
+    path.write_text("".join(kept))
