@@ -10,24 +10,40 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
-from ganinv import worlds
-from ganinv.commands import latent_attack, pixel_attack
+from ganinv import sweeps, worlds
+from ganinv.commands import latent_attack, pixel_attack, train_gan
 from ganinv.report import read_report
 from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = {
-    "latent_attack": (latent_attack, latent_attack.LatentAttack),
-    "pixel_attack": (pixel_attack, pixel_attack.Modern),
+FILES = sorted((ROOT / "scripts" / "sweeps").glob("*.yaml"))
+NAMES = [file.stem for file in FILES]
+COMMANDS = {  # program -> command, and the configuration whose options its sweeps name
+    "scripts/latent_attack.py": (latent_attack, latent_attack.LatentAttack),
+    "scripts/pixel_attack.py": (pixel_attack, pixel_attack.Modern),
+    "scripts/train_gan.py": (train_gan, train_gan.TrainGan),
 }
+ATTACKS = [file.stem for file in FILES if "train" not in file.stem]
 DRAWS = 6
 
 
-def read_sweep(name: str) -> dict:
+def read_yaml(name: str) -> dict:
     return yaml.safe_load((ROOT / "scripts" / "sweeps" / f"{name}.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def schema() -> jsonschema.Draft7Validator:
+    """W&B's own schema. wandb 0.31 ships none; this is config/schema.json of its package sweeps 0.3.0, unchanged, with
+    the two formats that config/schema.py there adds. The package itself cannot be a dependency: it wants numpy < 2."""
+    formats = jsonschema.FormatChecker(formats=())
+    formats.checks("float")(lambda value: isinstance(value, float))
+    formats.checks("integer")(lambda value: isinstance(value, int))
+    text = (Path(__file__).parent / "data" / "wandb_sweep_schema.json").read_text()
+    return jsonschema.Draft7Validator(json.loads(text), format_checker=formats)
 
 
 def draw(parameters: dict, chance: random.Random) -> dict:
@@ -58,13 +74,39 @@ def read_option(config, name: str):
     return config
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sweep_keeps_the_services_schema(name, schema):
+    assert [error.message for error in schema.iter_errors(read_yaml(name))] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "annealing"},
+        {"early_terminate": {"type": "hyperband", "eta": 3}},
+        {"parameters": {"optim.lr": {"distribution": "log_uniform_values", "min": "1e-3", "max": 0.1}}},
+        {"parameters": {"psi": {"min": 0.5, "max": 1.0, "distribution": "uniforn"}}},
+        {"metric": {"goal": "maximize"}},
+        {"jobs": 3},
+    ],
+)
+def test_the_schema_refuses(change, schema):
+    assert not schema.is_valid({**read_yaml("latent_attack"), **change})
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_sweep_is_what_the_server_and_the_agent_read(name):
-    sweep, (_, config_type) = read_sweep(name), COMMANDS[name]
-    assert (ROOT / sweep["program"]).is_file() and sweep["program"] == f"scripts/{name}.py"
+    sweep = read_yaml(name)
+    _, config_type = COMMANDS[sweep["program"]]
+    assert (ROOT / sweep["program"]).is_file() and sweep["name"] == name
     assert sweep["command"] == ["${env}", "${interpreter}", "${program}", "${args}"]
-    assert sweep["method"] == "bayes" and sweep["metric"] == {"name": "final/target_score", "goal": "maximize"}
-    assert sweep["parameters"]["identities"] == {"value": "5-14"}  # not the users that results are reported on
+    assert sweep["parameters"]["wandb"] == {"value": "online"}
+    assert sweep.get("early_terminate", {"strict": True})["strict"]  # what run_sweep.py does
+    if name in ATTACKS:
+        plain = any(option.startswith("augment") for option in sweep["parameters"])
+        score = "final/target_score" if plain else "final/target_score_transformed"  # under the trial's own transforms
+        assert sweep["metric"] == {"name": score, "goal": "maximize"}
+        assert sweep["parameters"]["identities"] == {"value": "5-14"}  # not the users that results are reported on
     for option, parameter in sweep["parameters"].items():
         default = read_option(config_type(), option)
         assert not dataclasses.is_dataclass(default), option
@@ -73,11 +115,41 @@ def test_a_sweep_is_what_the_server_and_the_agent_read(name):
             assert type(value) is kind, f"{option}: {value!r}"  # 1e-3 without a dot would be a string
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def test_a_trial_is_never_compared_on_its_way_by_transforms_of_its_own():
+    for name in NAMES:
+        sweep = read_yaml(name)
+        assert "early_terminate" not in sweep or not any(option.startswith("augment") for option in sweep["parameters"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_run_sweep_reads_it_without_a_warning(name):
+    sweep = sweeps.read_sweep(ROOT / "scripts" / "sweeps" / f"{name}.yaml")
+    assert sweeps.find_warnings(sweep, {}) == []
+    search = sweeps.Search(sweep, seed=0)
+    values = search.start(1)
+    assert values.keys() == sweep.varied.keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_run_sweep_writes_and_draws_as_wandb_does(name):
+    """Against wandb 0.31's own code: the agent's words, and the distributions of its optuna scheduler."""
+    agent = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    scheduler = pytest.importorskip("wandb.sdk.sweeps.scheduler.optuna")
+    sweep = sweeps.read_sweep(ROOT / "scripts" / "sweeps" / f"{name}.yaml")
+    values = draw(sweep.parameters, random.Random(0))
+    theirs = agent.create_sweep_command_args({"args": {option: {"value": value} for option, value in values.items()}})
+    assert sweeps.expand_command(sweep, "p.py", values, [])[3:] == theirs["args"]
+    ranges = {option: one for option, one in sweep.varied.items() if "min" in one}
+    ours = sweeps.Search(sweep, seed=0).distributions
+    assert {option: ours[option] for option in ranges} == scheduler.search_space_from_sweep_config(ranges)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_draws_become_configurations(name, monkeypatch, capsys):
-    parameters, (command, _) = read_sweep(name)["parameters"], COMMANDS[name]
+    sweep = read_yaml(name)
+    command, _ = COMMANDS[sweep["program"]]
     for number in range(DRAWS):
-        values = draw(parameters, random.Random(number))
+        values = draw(sweep["parameters"], random.Random(number))
         assert run_main(monkeypatch, command, *as_agent(values), "--dry-run") == 0, capsys.readouterr().err
         config = json.loads(capsys.readouterr().out)
         for option, value in values.items():
@@ -89,21 +161,29 @@ def test_draws_become_configurations(name, monkeypatch, capsys):
 
 def test_the_agents_command_runs_as_a_process(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    sweep = read_sweep("latent_attack")
+    sweep = read_yaml("latent_attack")
     arguments = as_agent(draw(sweep["parameters"], random.Random(0)))
     words = [sys.executable, str(ROOT / sweep["program"]), *arguments, "--dry-run"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100, cwd=tmp_path)
     assert json.loads(done.stdout)["identities"] == "5-14"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ["latent_attack", "pixel_attack", "transforms"])  # one of each sort
 def test_a_draw_attacks_for_real(name, monkeypatch, tmp_path):
     register(monkeypatch, make_tiny_world(tmp_path), tmp_path)
     monkeypatch.setitem(worlds.WORLDS, "lfw", worlds.WORLDS[NAME])
-    values = draw(read_sweep(name)["parameters"], random.Random(1))
+    sweep = read_yaml(name)
+    values = draw(sweep["parameters"], random.Random(1))
     values |= {"identities": "3-4", "wandb": "disabled"}  # six users; no server
     rest = [word for word in BRIEF if "wandb" not in word]
-    assert run_main(monkeypatch, COMMANDS[name][0], *as_agent(values), *rest, "--out=run") == 0
+    assert run_main(monkeypatch, COMMANDS[sweep["program"]][0], *as_agent(values), *rest, "--out=run") == 0
     report, config = read_report("run"), json.loads(Path("run/config.json").read_text())
-    assert report["identities"] == [3, 4] and config["optim"]["lr"] == values["optim.lr"]
-    assert config["augment"]["degrees"] == values["augment.degrees"]
+    assert report["identities"] == [3, 4]
+    for option in values.keys() - {"steps"}:
+        found = config
+        for part in option.split("."):
+            found = found[part]
+        assert found == values[option], option
+    metric = sweep["metric"]["name"]
+    assert sweeps.read_metric(Path("run"), metric) == report["summary"][metric.removeprefix("final/")]["mean"]
+    assert len(sweeps.read_scores(Path("run"), sweeps.running_key(metric))) == 3  # what early termination reads
