@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
@@ -65,13 +66,15 @@ class Cost:
 @dataclass(frozen=True)
 class AttackResult:
     """identities [T]; images [T,K,3,R,R] in [-1,1], as 8-bit files hold them; scores [T,K], the target's mean score in
-    the final choice; latents, each [T*K,...]; cost."""
+    the final choice; latents, each [T*K,...]; cost; first [T,3,R,R]: the pictures that the best start of each identity
+    gives, before any search."""
 
     identities: tuple[int, ...]
     images: torch.Tensor
     scores: torch.Tensor
     latents: dict[str, torch.Tensor]
     cost: Cost
+    first: torch.Tensor
 
 
 def ignore(row: dict) -> None:
@@ -151,12 +154,16 @@ def invert(
     start: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
     on_step: Callable[[dict], None] = ignore,
+    state: Mapping | None = None,
+    on_state: Callable[[Callable[[], dict]], None] = ignore,
 ) -> AttackResult:
     """Returns the pictures that the target takes for its users, found without any information on them.
 
     generator: the prior, None for the space "pixels". identities: classes of the target. start: [T,C,R,R] in [-1,1],
     the first pictures of the space "pixels" (C=1: greyscale, the restarts differ only in their transforms). on_step gets
     one row a step: {"step","objective","target_score","identities"} and, every image_every steps, "images", one of each.
+    on_state gets, after every step and every part, a function that describes the work so far, for state.save_state; with
+    its answer as `state` and everything else unchanged, a later call goes on from there and ends in the same result.
 
     Raises: ValueError for a configuration that cannot be run; FaultError when the objective is not finite.
     """
@@ -172,34 +179,47 @@ def invert(
     transform: Transform = RandomAffine(
         flip=config.augment.flip, degrees=config.augment.degrees, scale=config.augment.scale, shift=config.augment.shift
     )
-    score_queries = 0
-    whitening = None
+    progress = dict(state) if state else {"finished": [], "search": None, "seconds": 0.0}
+    before, whitening = progress["seconds"], None
     if config.space != "pixels":
-        start = choose_start(generator, recognizer, wanted, config, seed)
-        score_queries += 2 * config.candidates
+        start = progress["start"] if state else choose_start(generator, recognizer, wanted, config, seed)
+        start = start.to(device)
         whitening = fit_whitening(generator, device=device) if config.space != "z" else None
-    found, gradients, done = [], 0, 0
-    for work in split_work(identities, config.restarts, config.batch):
+        progress["start"] = start
+    with torch.no_grad():
+        best = start if config.space == "pixels" else generator.synthesize(generator.map(start[:, 0], config.psi))
+    first_pictures = image_convention.from_uint8(image_convention.to_uint8(best.expand(-1, 3, -1, -1))).cpu()
+
+    def describe(search: Callable[[], dict] | None = None) -> dict:
+        now = search() if search else None
+        steps = len(progress["finished"]) * config.steps + (now["step"] if now else 0)
+        return progress | {"search": now, "steps": steps, "seconds": before + time.perf_counter() - began}
+
+    on_state(describe)
+    parts = list(split_work(identities, config.restarts, config.batch))
+    for number, work in enumerate(parts):
+        if number < len(progress["finished"]):
+            continue
         position = torch.tensor([p for p, _ in work], device=device)
         restart = torch.tensor([r for _, r in work], device=device)
         keys = [(seed, "search", identities[p], r) for p, r in work]
         first = start[position] if config.space == "pixels" else start[position, restart]
-        space = build_space(config, generator, first.to(device), whitening)
-        report = report_steps(on_step, done, identities, position, config)
-        gradients += minimise(
+        space = build_space(config, generator, first, whitening)
+        gradients = minimise(
             space, recognizer, wanted[position], objective, transform, Streams(keys), steps=config.steps, optim=config.optim,
-            on_step=report,
+            on_step=report_steps(on_step, number * config.steps, identities, position, config), state=progress["search"],
+            on_state=lambda search: on_state(partial(describe, search)),
         )  # fmt: skip
-        done += config.steps
         with torch.no_grad():
             pictures = image_convention.from_uint8(image_convention.to_uint8(space()))
             streams = Streams((seed, "final", *key[2:]) for key in keys)
-            scores = score_transformed(
-                recognizer, pictures, wanted[position], transform, streams, config.final_transforms
-            )
-        score_queries += len(work) * config.final_transforms
-        found.append((position, pictures, scores, space.latents()))
-    return collect(found, identities, config.keep, began, gradients, score_queries)
+            scores = score_transformed(recognizer, pictures, wanted[position], transform, streams, config.final_transforms)
+        part = {"position": position, "pictures": pictures, "scores": scores, "latents": space.latents()}
+        progress["finished"].append(part | {"gradients": gradients})
+        progress["search"] = None
+        on_state(describe)
+    candidates = 2 * config.candidates if config.space != "pixels" else 0
+    return collect(progress["finished"], identities, config, candidates, before + time.perf_counter() - began, first_pictures)
 
 
 def build_space(config: AttackConfig, generator: Generator | None, first: torch.Tensor, whitening) -> nn.Module:
@@ -208,9 +228,7 @@ def build_space(config: AttackConfig, generator: Generator | None, first: torch.
         return PixelSpace(first, blur_sigma=config.blur_sigma)
     if config.space == "z":
         return ZSpace(generator, first, psi=config.psi)
-    return WSpace(
-        generator, first, psi=config.psi, bound=config.bound, whitening=whitening, plus=config.space == "w_plus"
-    )
+    return WSpace(generator, first, psi=config.psi, bound=config.bound, whitening=whitening, plus=config.space == "w_plus")
 
 
 def report_steps(on_step: Callable[[dict], None], done: int, identities: tuple[int, ...], position: torch.Tensor, config):
@@ -228,16 +246,22 @@ def report_steps(on_step: Callable[[dict], None], done: int, identities: tuple[i
     return report
 
 
-def collect(found: list, identities: tuple[int, ...], keep: int, began: float, gradients: int, queries: int) -> AttackResult:
-    """Returns the best `keep` samples per identity by the target's transformed score."""
-    position = torch.cat([part[0] for part in found])
-    pictures = torch.cat([part[1] for part in found])
-    scores = torch.cat([part[2] for part in found])
-    latents = {name: torch.cat([part[3][name] for part in found]) for name in found[0][3]}
-    table = torch.stack([torch.where(position == p, scores, -1.0) for p in range(len(identities))])
-    chosen = best_per_identity(table, keep)
-    cost = Cost(time.perf_counter() - began, gradients + queries, gradients, queries)
-    flat = chosen.flatten()
-    return AttackResult(
-        identities, pictures[chosen].cpu(), scores[chosen].cpu(), {k: v[flat].cpu() for k, v in latents.items()}, cost
+def collect(
+    parts: list[dict], identities: tuple[int, ...], config: AttackConfig, candidates: int, seconds: float, first: torch.Tensor
+) -> AttackResult:
+    """Returns the AttackResult: the best `keep` samples per identity by the target's transformed score.
+
+    parts: position [n], pictures [n,3,R,R], scores [n], latents and gradients of every part of the work; candidates: the
+    images that the start was chosen from; first [T,3,R,R].
+    """
+    position, pictures, scores = (
+        torch.cat([part[name].cpu() for part in parts]) for name in ("position", "pictures", "scores")
     )
+    latents = {name: torch.cat([part["latents"][name].cpu() for part in parts]) for name in parts[0]["latents"]}
+    table = torch.stack([torch.where(position == p, scores, -1.0) for p in range(len(identities))])
+    chosen = best_per_identity(table, config.keep)
+    gradients, queries = sum(part["gradients"] for part in parts), candidates + len(position) * config.final_transforms
+    cost = Cost(seconds, gradients + queries, gradients, queries)
+    latents = {name: rows[chosen.flatten()] for name, rows in latents.items()}
+    # in one layout, whichever way the parts came here: the judges' last bits depend on it
+    return AttackResult(identities, pictures[chosen].contiguous(), scores[chosen], latents, cost, first.contiguous())

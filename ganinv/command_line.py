@@ -1,6 +1,6 @@
 """From a command line to a frozen config, and from an exception to one line and an exit code.
 
-Exit codes: 0 done; 1 a fault while running; 2 the caller's mistake; 130 interrupted.
+Exit codes: 0 done; 1 a fault while running; 2 the caller's mistake; 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def main(config_type: type, run: Callable[[typing.Any], object], argv: Sequence[
 
     config_type: a frozen dataclass, nested ones allowed; its first docstring line heads --help, and the comment behind
     a field is the option's text. Also understood: --help, --help-verbose, --dry-run (prints the config as JSON).
-    Raises: SystemExit 2 for the caller's mistakes, 1 for faults, 130 when interrupted, each after one line on stderr.
+    Raises: SystemExit 2 for the caller's mistakes, 1 for faults, 130 or 143 when interrupted or terminated, each after
+    one line on stderr.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -49,7 +50,7 @@ def main(config_type: type, run: Callable[[typing.Any], object], argv: Sequence[
     except MISTAKES as error:
         stop(2, one_line(error), error)
     except KeyboardInterrupt as error:
-        stop(130, "interrupted", error)
+        stop(128 + getattr(error, "signal", 2), str(error) or "interrupted", error)
     except Exception as error:
         if not is_fault(error):
             raise
@@ -257,7 +258,7 @@ def format_help(config_type: type, width: int = 100) -> str:
         if len(text) > room:
             text = text[: max(0, room - 3)].rstrip() + "..." if room > 8 else ""
         lines.append(f"{head}{text} {tail}" if text else f"{head}{tail}")
-    lines += ["", "--dry-run prints the resolved configuration and ends; --help-verbose has the full texts."]
+    lines += ["--dry-run prints the resolved configuration and ends; --help-verbose has the full texts."]
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ganinv.metrics import bootstrap_interval
+from ganinv.metrics import holm, sign_flip_p, summarize, users_needed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,17 +23,33 @@ METRICS = {  # metric -> which direction is better
     "judge_score": "higher",
     "acc_at_1": "higher",
     "acc_at_5": "higher",
+    "acc_at_1_perturbed": "higher",
+    "acc_at_1_projected": "higher",
+    "taken_for_user": "higher",
     "identity_similarity": "higher",
+    "identity_similarity_perturbed": "higher",
+    "identity_similarity_projected": "higher",
+    "accepted_at_far_1e-2": "higher",
+    "accepted_at_far_1e-3": "higher",
+    "accepted_at_far_1e-4": "higher",
     "identity_similarity_judge": "higher",
+    "delta_eval": "lower",
+    "delta_face": "lower",
+    "knowledge_extraction": "higher",
     "face_detected": "higher",
     "lpips": "lower",
     "lpips_face": "lower",
+    "factor_recovery": "higher",
 }
+TESTED = ("acc_at_1", "acc_at_1_projected", "taken_for_user", "identity_similarity", "identity_similarity_projected")
 ARROWS = {"higher": "↑", "lower": "↓"}
 # what may differ between runs of one method: it changes no reconstruction, or is the seed itself, or is compared apart
-PASSED_OVER = ("seed", "out", "wandb", "device", "photos", "label", "image_every", "world", "identities")
+PASSED_OVER = (
+    *("seed", "out", "wandb", "device", "photos", "label", "image_every", "world", "identities"),
+    *("resume", "from_run", "save_every", "wandb_artifacts"),
+)
 WEIGHTS = {"prior": "generator", "target": "target"}  # role of a weight file -> option that names it
-JUDGING = ("judge", "verifier", "references", "lpips_face")  # roles whose weights give the numbers that are compared
+JUDGING = ("judge", "verifier", "references", "lpips_face", "factors")  # roles whose weights give the numbers
 BOOTSTRAP_SEED = 0
 
 
@@ -55,14 +71,14 @@ class Run:
 class Method:
     """Runs that differ in the seed only, by rising seed, and what they reached.
 
-    summary: metric -> {"mean","ci95","n"}; absent: metric -> reason; seconds: mean of a run.
+    summary: metric -> {"mean","ci95","n"}; absent: metric -> reason; seconds: mean of a run, None where it is not known.
     """
 
     label: str
     runs: tuple[Run, ...]
     summary: dict[str, dict]
     absent: dict[str, str]
-    seconds: float
+    seconds: float | None
 
 
 # ---- which runs belong together
@@ -146,15 +162,70 @@ def average_runs(label: str, runs: Sequence[Run]) -> Method:
     Seeds are no further users: the interval is over people. A metric that one of the runs lacks is absent.
     """
     absent = {name: reason for run in runs for name, reason in run.report["absent"].items()}
-    shared = [name for name in runs[0].report["summary"] if name not in absent]
-    rows = {name: torch.tensor([[row[name] for row in run.report["per_identity"]] for run in runs]) for name in shared}
-    summary = {}
-    for name, values in rows.items():
-        of_users = values.double().mean(0)  # [T]
-        interval = list(bootstrap_interval(of_users, BOOTSTRAP_SEED)) if len(of_users) > 1 else [None, None]
-        summary[name] = {"mean": of_users.mean().item(), "ci95": interval, "n": len(of_users)}
-    seconds = sum(run.report["cost"]["seconds"] for run in runs) / len(runs)
+    known = dict.fromkeys(name for run in runs for name in run.report["summary"] if name not in absent)
+    # a run of an earlier version may lack a metric without a word
+    absent |= {name: "some runs lack it" for name in known if any(name not in run.report["summary"] for run in runs)}
+    shared = [name for name in known if name not in absent]
+    summary = {name: summarize(average_users(runs, name), BOOTSTRAP_SEED) for name in shared}
+    spent = [run.report["cost"]["seconds"] for run in runs]
+    seconds = None if None in spent else sum(spent) / len(spent)
     return Method(label, tuple(runs), summary, absent, seconds)
+
+
+# ---- differences
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much a method exceeds another in a metric, paired by user: mean, ci95 and n of the users' differences.
+
+    p: of a sign-flip test; p_holm: corrected for all the differences that were tested together; users: how many it takes
+    to see the difference that was asked for, None where none was, or where it cannot be told.
+    """
+
+    method: str
+    other: str
+    metric: str
+    mean: float
+    ci95: list
+    n: int
+    p: float
+    p_holm: float
+    users: int | None
+
+
+def pair_methods(methods: Sequence[Method], against: str = "", power: float = 0.0) -> list[Difference]:
+    """Returns the differences of all methods to one, `against` (a label; "": the first method), in TESTED's metrics.
+
+    Each user is averaged over seeds first. power: a difference of a metric; 0: none. A metric that either lacks is
+    passed over. Raises: ValueError for a label that no method has, or a power below 0.
+    """
+    labels = [method.label for method in methods]
+    against = against or labels[0]
+    if against not in labels:
+        raise ValueError(f"expected a method among {', '.join(labels)} to compare with, got {against}")
+    if power < 0:
+        raise ValueError(f"expected a difference above 0 for --power, got {power}")
+    base = methods[labels.index(against)]
+    found: list[tuple[str, str, torch.Tensor]] = []
+    for metric in TESTED:
+        for method in methods:
+            if method is not base and metric in method.summary and metric in base.summary:
+                found.append((method.label, metric, average_users(method.runs, metric) - average_users(base.runs, metric)))
+    p_values = [sign_flip_p(values, BOOTSTRAP_SEED) for _, _, values in found]
+    return [
+        Difference(
+            label, against, metric, **summarize(values, BOOTSTRAP_SEED), p=p, p_holm=corrected,
+            users=users_needed(values, power) if power and len(values) > 1 else None,
+        )
+        for (label, metric, values), p, corrected in zip(found, p_values, holm(p_values), strict=True)
+    ]  # fmt: skip
+
+
+def average_users(runs: Sequence[Run], metric: str) -> torch.Tensor:
+    """Returns a metric [T], each user averaged over the runs' seeds."""
+    rows = [[row[metric] for row in run.report["per_identity"]] for run in runs]
+    return torch.tensor(rows, dtype=torch.float64).mean(0)
 
 
 # ---- as text
@@ -173,14 +244,20 @@ def format_table(methods: Sequence[Method]) -> str:
     for method in methods:
         cells = [format_entry(method.summary.get(name)) for name in metrics]
         users = len(method.runs[0].report["identities"])
-        lines.append([method.label, *cells, str(users), str(len(method.runs)), f"{method.seconds:.0f}"])
+        seconds = "-" if method.seconds is None else f"{method.seconds:.0f}"
+        lines.append([method.label, *cells, str(users), str(len(method.runs)), seconds])
     first = methods[0].runs[0].report
-    text = "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+    text = format_rows(lines)
     text += f"\nWorld {first['world']}, users {', '.join(map(str, first['identities']))}. "
     text += "Mean over users [95 % bootstrap interval over users]; each user is first averaged over the seeds. "
     text += "↑ higher is better, ↓ lower is better.\n"
     reasons = format_absent(methods)
     return text + ("\nAbsent:\n\n" + "".join(f"- {line}\n" for line in reasons) if reasons else "")
+
+
+def format_rows(lines: Sequence[Sequence[str]]) -> str:
+    """Returns the rows of a Markdown table."""
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
 def format_entry(entry: Mapping | None) -> str:
@@ -201,6 +278,42 @@ def format_absent(methods: Sequence[Method]) -> list[str]:
         whose = "" if len(lacking) == len(methods) else f" ({', '.join(method.label for method in lacking)})"
         lines.append(f"{name}{whose}: {reason}")
     return lines
+
+
+def format_differences(differences: Sequence[Difference], power: float = 0.0) -> str:
+    """Returns the differences as a Markdown table, with what it takes to read it; "" without any."""
+    if not differences:
+        return ""
+    head = ["method", "metric", "difference", "n", "p", "p (Holm)"] + ([f"users to see {power:g}"] if power else [])
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+    for one in differences:
+        cells = [one.method, one.metric, format_entry({"mean": one.mean, "ci95": one.ci95}), str(one.n)]
+        cells += [format_p(one.p), format_p(one.p_holm)]
+        lines.append(cells + (["-" if one.users is None else str(one.users)] if power else []))
+    least = 2.0 ** (1 - differences[0].n)
+    text = f"\nDifferences to {differences[0].other}, paired by user, each user first averaged over the seeds:\n\n"
+    text += format_rows(lines)
+    text += "\nMean over users [95 % bootstrap interval over users]. p: two-sided sign-flip test over users, at least "
+    text += f"{least:.2g} with {differences[0].n} users; Holm's correction is for all {len(differences)} tests here.\n"
+    if power:
+        text += "Users: for a difference seen at p 0.05 in four of five draws, from the spread of these users' differences.\n"
+    return text
+
+
+def format_p(p: float) -> str:
+    """Returns a p with two digits, "< 0.0001" below that."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def format_differences_csv(differences: Sequence[Difference]) -> str:
+    """Returns the differences as CSV in full precision; an absent value is an empty cell."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    names = ["method", "other", "metric", "mean", "low", "high", "n", "p", "p_holm", "users"]
+    writer.writerow(names)
+    for one in differences:
+        writer.writerow([one.method, one.other, one.metric, one.mean, *one.ci95, one.n, one.p, one.p_holm, one.users])
+    return file.getvalue()
 
 
 def format_csv(methods: Sequence[Method]) -> str:
@@ -224,18 +337,24 @@ def format_commands(methods: Sequence[Method]) -> str:
     """Returns Markdown with the command of every run."""
     parts = ["# The commands behind the table\n\nFrom the repository's root; `/path/to` stands for your own folders.\n"]
     for method in methods:
-        lines = [format_command(run.provenance.get("argv", [])) for run in method.runs]
+        lines = [format_command(run.provenance.get("argv", []), run.report["world"]) for run in method.runs]
         parts.append(f"\n## {method.label}\n\n```bash\n" + "".join(f"{line}\n" for line in lines) + "```\n")
     return "".join(parts)
 
 
-def format_command(argv: Sequence[str]) -> str:
-    """Returns `python scripts/<name>.py args` of a process's argv, without this machine's absolute paths."""
+def format_command(argv: Sequence[str], world: str) -> str:
+    """Returns `python scripts/<name>.py args` of a process's argv, without this machine's absolute paths.
+
+    The world is named even where it was the default, which may change.
+    """
     if not argv:
         return "# unknown: the run has no provenance"
     # ganinv-latent-attack, the console entry point, is scripts/latent_attack.py
     script = PurePath(argv[0]).stem.removeprefix("ganinv-").replace("-", "_")
-    return shlex.join(["python", f"scripts/{script}.py", *map(shorten_path, argv[1:])])
+    words = [shorten_path(word) for word in argv[1:]]
+    if not any(word.partition("=")[0] in ("--world", "--resume", "--from-run", "--from_run") for word in words):
+        words.insert(0, f"--world={world}")
+    return shlex.join(["python", f"scripts/{script}.py", *words])
 
 
 def shorten_path(word: str) -> str:
@@ -298,7 +417,10 @@ def draw_bar(panel, place: int, entry: Mapping | None, colour: str) -> None:
 
 
 def draw_reconstructions(labels: Sequence[str], users: Sequence[int], pictures: Sequence[Sequence]) -> Figure:
-    """Returns a sheet: a row a user, a column a method. pictures[method][user]: uint8 [R,R,3], reconstructions only."""
+    """Returns a sheet: a row a user, a column a method. pictures[column][user]: uint8 [R,R,3].
+
+    Photos are among them only where nobody is real.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.3 * len(labels) + 0.7, 1.3 * len(users) + 0.7), layout="constrained")

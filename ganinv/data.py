@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 
 from ganinv import images
 
+MANIFEST = "prepared.json"
 SPLITS = {"train": 0.6, "references": 0.2, "test": 0.2}  # share of each person's photos
 
 
@@ -72,6 +75,11 @@ def split_photos(files: list[Path], split: str) -> list[Path]:
     return sorted(ordered[start : start + sizes[split]])
 
 
+def choose_photos(files: list[Path], split: str) -> list[Path]:
+    """Returns the files of one person that belong to a split, in the order of their hashes."""
+    return sorted(split_photos(files, split), key=lambda path: unit_hash(f"{path.parent.name}/{path.name}"))
+
+
 def select_people(people: dict[str, list[Path]], low: float, high: float) -> dict[str, list[Path]]:
     """Returns the people whose name hashes into [low,high): a fixed share of any population."""
     return {name: files for name, files in people.items() if low <= unit_hash(name) < high}
@@ -86,11 +94,7 @@ def load_photos(
     """
     from tqdm import tqdm
 
-    chosen = [
-        (index, path)
-        for index, (name, files) in enumerate(people.items())
-        for path in sorted(split_photos(files, split), key=lambda path: unit_hash(f"{name}/{path.name}"))[:most]
-    ]
+    chosen = [(index, path) for index, files in enumerate(people.values()) for path in choose_photos(files, split)[:most]]
     if not chosen:
         raise ValueError(f"expected at least one photo in the split {split}, got none from {len(people)} people")
     pixels = np.empty((len(chosen), 3, size, size), np.uint8)
@@ -102,3 +106,21 @@ def load_photos(
         tuple(people),
         tuple(f"{path.parent.name}/{path.name}" for _, path in chosen),
     )
+
+
+def claim_folder(out: Path, settings: Mapping) -> None:
+    """Makes a folder for photos, with the settings that they are made by; does nothing where these are there already.
+
+    Raises: ValueError when it holds something else.
+    """
+    manifest = out / MANIFEST
+    if manifest.is_file():
+        if json.loads(manifest.read_text()) != settings:
+            raise ValueError(f"expected the settings and photos of {manifest}, got others; choose another --out")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"expected --out to be new or of an interrupted run, got {out}, which holds something else")
+    out.mkdir(parents=True, exist_ok=True)
+    temporary = manifest.with_suffix(".tmp")
+    temporary.write_text(json.dumps(settings, indent=2) + "\n")
+    temporary.replace(manifest)

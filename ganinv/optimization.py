@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -32,6 +34,11 @@ OPTIMIZERS: dict[str, Callable] = {
 }
 
 
+def falling_rate(optim: Optim, step: int, steps: int) -> float:
+    """Returns the learning rate of a step: constant, or a half cosine from lr to a tenth of it."""
+    return optim.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))) if optim.decay else optim.lr
+
+
 def minimise(
     space: nn.Module,
     recognizer: Recognizer,
@@ -43,25 +50,51 @@ def minimise(
     steps: int,
     optim: Optim,
     on_step: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], None] = lambda *_: None,
+    state: Mapping | None = None,
+    on_state: Callable[[Callable[[], dict]], None] = lambda _: None,
 ) -> int:
     """Moves the parameters of `space` (first dimension N) down the objective; returns the number of gradients taken.
 
     identities: [N]. on_step(step, losses [N], scores [N], images [N,3,R,R]) sees every step before its update. The SUM
     over samples is differentiated, so a sample's path does not depend on the others. With patience, each sample ends in
-    the state of its lowest objective and counts no further gradients once it has stopped.
+    the state of its lowest objective and counts no further gradients once it has stopped. After every step on_state gets
+    a function that describes the search; with its answer as `state`, a later call goes on from there to the bit.
 
     Raises: FaultError when the objective is not finite.
     """
     parameters = list(space.parameters())
     optimizer = OPTIMIZERS[optim.optimizer](parameters, optim)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps), optim.lr / 10) if optim.decay else None
     count = len(identities)
     best = torch.full((count,), torch.inf, device=identities.device)
     kept = [parameter.detach().clone() for parameter in parameters]
     waited = torch.zeros(count, dtype=torch.long, device=identities.device)
     running = torch.ones(count, dtype=torch.bool, device=identities.device)
-    gradients = 0
-    for step in range(steps):
+    first, gradients = 0, 0
+    if state is not None:
+        with torch.no_grad():
+            for parameter, copy, now, lowest in zip(parameters, kept, state["parameters"], state["kept"], strict=True):
+                parameter.copy_(now)
+                copy.copy_(lowest)
+        optimizer.load_state_dict(state["optimizer"])
+        best, waited, running = (state[name].to(identities.device) for name in ("best", "waited", "running"))
+        streams.set_state(state["streams"])
+        first, gradients = state["step"], state["gradients"]
+
+    def describe(step: int) -> dict:
+        return {
+            "step": step,
+            "gradients": gradients,
+            "parameters": parameters,
+            "optimizer": optimizer.state_dict(),
+            "kept": kept,
+            "best": best,
+            "waited": waited,
+            "running": running,
+            "streams": streams.get_state(),
+        }
+
+    for step in range(first, steps):
+        optimizer.param_groups[0]["lr"] = falling_rate(optim, step, steps)
         images = space()
         total = torch.zeros(count, device=images.device)
         scores = torch.zeros_like(total)
@@ -87,8 +120,7 @@ def minimise(
         losses.sum().backward()
         optimizer.step()
         space.project_()
-        if schedule is not None:
-            schedule.step()
+        on_state(partial(describe, step + 1))
     if optim.patience:
         with torch.no_grad():
             for copy, parameter in zip(kept, parameters, strict=True):

@@ -21,7 +21,7 @@ from ganinv import images as image_convention
 from ganinv.loading import read_tensors, sha256_file
 
 TRUNK_FILE = "alexnet-owt-7be5be79.pth"
-TRUNK_SHA256 = "7be5be79"  # what the file's name carries: the head of its SHA-256
+TRUNK_SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
 SMALLEST_SIDE = 31  # below it AlexNet's second pooling has nothing left
 CONNECT_TIMEOUT_S = 5.0  # a machine without network says so in seconds, not minutes
 
@@ -93,8 +93,8 @@ def lpips_imagenet() -> PerceptualDistance:
     """
     path = find_trunk_file()
     digest = sha256_file(path)
-    if not digest.startswith(TRUNK_SHA256):
-        raise AbsentError(f"expected SHA-256 {TRUNK_SHA256}... of {path}, got {digest[:8]}...; remove the file")
+    if digest != TRUNK_SHA256:
+        raise AbsentError(f"expected SHA-256 {TRUNK_SHA256[:8]}... of {path}, got {digest[:8]}...; remove the file")
     state = torch.load(path, map_location="cpu", weights_only=True)
     model = build_model(heads=True)
     load_trunk(model, select_prefix(state, "features."), path)
@@ -162,9 +162,7 @@ def find_trunk_file() -> Path:
     try:
         download(path)
     except OSError as error:  # URLError and timeouts are OSErrors
-        raise AbsentError(
-            f"needs {TRUNK_FILE} in {path.parent} and cannot download it ({error}): copy it there"
-        ) from error
+        raise AbsentError(f"needs {TRUNK_FILE} in {path.parent} and cannot download it ({error}): copy it there") from error
     return path
 
 
@@ -180,7 +178,7 @@ def download(path: Path) -> None:
             with open(temporary, "wb") as file:
                 while block := source.read(1 << 20):
                     file.write(block)
-        if not sha256_file(temporary).startswith(TRUNK_SHA256):
+        if sha256_file(temporary) != TRUNK_SHA256:
             raise OSError("the downloaded file is broken")
         temporary.replace(path)
     finally:

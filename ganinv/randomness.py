@@ -30,3 +30,12 @@ class Streams:
         assert rest == 0, "a transform draws the same number for every sample"
         draws = torch.stack([torch.rand(each, generator=generator) for generator in self.generators])
         return low + (high - low) * draws.flatten()
+
+    def get_state(self) -> list[torch.Tensor]:
+        """Returns where each stream is."""
+        return [generator.get_state() for generator in self.generators]
+
+    def set_state(self, states: list[torch.Tensor]) -> None:
+        """Puts each stream where get_state found it."""
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state)

@@ -1,7 +1,9 @@
 """The run folder: what a run was given, what it did and what the judges said, in files that outlive the program.
 
-config.json  provenance.json  steps.jsonl  latents.safetensors  images/grid.png  images/<identity>_<k>.png  report.json
+config.json  provenance.json  steps.jsonl  latents.safetensors  images/grid.png  images/<identity>_<k>.png
+report.html  report.json
 Every file is written under a temporary name and renamed; report.json comes last, so a folder that has it is complete.
+While a run lasts there is also state.safetensors, from which a killed run goes on, and a lock.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import math
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -26,6 +27,7 @@ import ganinv
 from ganinv import images as image_convention
 from ganinv.interfaces import FaultError
 from ganinv.loading import sha256_file
+from ganinv.state import load_state, save_state, truncate_jsonl
 
 if TYPE_CHECKING:
     from ganinv.attack import AttackResult, Cost
@@ -40,35 +42,58 @@ COST_KEYS = ("seconds", "images_evaluated", "gradient_queries", "score_queries")
 
 
 class RunFolder:
-    """A new folder that one run writes to.
+    """A folder that one run writes to, and one process at a time: close() or the process's end lets others in.
 
-    path: the run folder itself (`--out DIR`); see new_folder for the default.
-    Raises: ValueError when it already holds a run or cannot be created; FaultError when the disk is full.
+    path: the run folder itself (`--out DIR`); see new_folder for the default. resume: it holds a run that did not end.
+    Raises: ValueError when it already holds a run (with resume: holds none), another process writes to it, or it cannot
+    be created; FaultError when the disk is full.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, *, resume: bool = False):
+        from filelock import FileLock, Timeout
+
         self.path = Path(path)
-        for name in ("config.json", "report.json"):
-            if (self.path / name).exists():
-                raise ValueError(f"expected a new folder, got {self.path}, which holds a {name}; choose another --out")
+        if resume and not (self.path / "config.json").is_file():
+            raise ValueError(f"expected a run folder with a config.json, got {self.path}; start a run without --resume")
         with clear_errors(self.path, ValueError):
             (self.path / "images").mkdir(parents=True, exist_ok=True)
+            self.lock = FileLock(self.path / ".lock")
+            try:
+                self.lock.acquire(timeout=0)
+            except Timeout as error:
+                raise ValueError(
+                    f"expected a folder that no other process writes to, got {self.path}; wait for it or choose another --out"
+                ) from error
+        for name in () if resume else ("config.json", "report.json"):
+            if (self.path / name).exists():
+                self.close()
+                hint = "choose another --out, or pass --resume alone to go on with it"
+                raise ValueError(f"expected a new folder, got {self.path}, which holds a {name}; {hint}")
+
+    def close(self) -> None:
+        """Lets other processes write here."""
+        self.lock.release()
+
+    def load_state(self) -> dict | None:
+        """Returns the state that a run left when it was killed; None when it had none yet. Cuts steps.jsonl to fit."""
+        state = load_state(self.path / "state.safetensors") if (self.path / "state.safetensors").is_file() else None
+        with clear_errors(self.path):
+            truncate_jsonl(self.path / "steps.jsonl", state["steps"] - 1 if state else -1)
+        return state
+
+    def save_state(self, state: Mapping) -> None:
+        """Writes state.safetensors: {"steps": rows that steps.jsonl should have, ...}."""
+        with clear_errors(self.path):
+            save_state(self.path / "state.safetensors", state)
+
+    def drop_state(self) -> None:
+        """Removes the state of a run that has ended."""
+        with clear_errors(self.path):
+            (self.path / "state.safetensors").unlink(missing_ok=True)
 
     def write_config(self, config: object) -> None:
         """Writes config.json: a dataclass or a mapping, nested as deep as it is."""
         self.write_json("config.json", plain(config))
-
-    def write_provenance(
-        self,
-        *,
-        seed: int,
-        device: str | torch.device,
-        weights: Mapping[str, str | Path],
-        argv: Sequence[str] | None = None,
-    ) -> None:
-        """Writes provenance.json. weights: role -> weight file; argv: sys.argv by default."""
-        argv = sys.argv if argv is None else argv
-        self.write_json("provenance.json", describe_provenance(seed, device, weights, argv))
 
     def append_step(self, row: Mapping) -> None:
         """Adds a row without its pictures to steps.jsonl; with the system on return, so a killed run keeps it."""
@@ -85,18 +110,49 @@ class RunFolder:
         # row t * kept + k; one key, since safetensors writes several in random order
         order = json.dumps({"identities": [int(identity) for identity in result.identities], "kept": kept})
         self.write_bytes("latents.safetensors", save(latents, metadata={"order": order}))
-        columns = kept if kept > 1 else min(8, len(result.images))  # one row an identity, or eight identities a row
+        self.write_pictures(result.identities, result.images)
+
+    def write_pictures(self, identities: Sequence[int], images: torch.Tensor) -> None:
+        """Writes images [T,K,3,R,R] as images/<identity>_<k>.png, at native size, and images/grid.png."""
+        kept = images.shape[1]
+        columns = kept if kept > 1 else min(8, len(images))  # one row an identity, or eight identities a row
         with clear_errors(self.path):
-            for identity, pictures in zip(result.identities, result.images, strict=True):
+            for identity, pictures in zip(identities, images, strict=True):
                 for k, picture in enumerate(pictures):
                     image_convention.save(picture, self.path / "images" / f"{int(identity)}_{k}.png")
-            grid = image_convention.grid(result.images.flatten(0, 1), columns)
+            grid = image_convention.grid(images.flatten(0, 1), columns)
             image_convention.save(grid, self.path / "images" / "grid.png")
 
     def write_report(
-        self, *, method: str, world: str, seed: int, identities: Sequence[int], verdict: Verdict, cost: Cost
+        self,
+        *,
+        method: str,
+        world: str,
+        seed: int,
+        identities: Sequence[int],
+        verdict: Verdict,
+        cost: Cost | None,
+        controls: Mapping[str, Verdict] | None = None,
+        ceiling: Mapping[str, Mapping] | None = None,
+        judges: Sequence[Mapping] = (),
+        type_i: Mapping | None = None,
+        memory: Mapping | None = None,
+        factors: Mapping[str, Mapping] | None = None,
+        photos: Mapping[int, torch.Tensor] | None = None,
+        seconds: float = 0.0,
     ) -> dict:
-        """Returns the report after writing it as report.json; its schema is check_report."""
+        """Returns the report after writing it as report.json, whose schema is check_report, and report.html.
+
+        cost: None where the pictures were made elsewhere, which verdict.absent then says under "cost"; controls: name ->
+        verdict on its pictures; ceiling: what the users' own photos reach, metric -> summary; judges: as
+        declaration.declare_judges tells them; type_i: what the pictures were tested with; memory: as Memory.describe tells
+        it; factors: of rendered people, factor -> {"recovery", "ceiling"}; photos: identity -> image to show,
+        where nobody is real; seconds: that the verdict took.
+        """
+        from ganinv.controls import HEADLINES, strongest_difference
+        from ganinv.page import render_page
+
+        headline = [strongest_difference(verdict, controls or {}, metric, seed) for metric in HEADLINES]
         report = {
             "method": method,
             "world": world,
@@ -104,13 +160,32 @@ class RunFolder:
             "seed": seed,
             "summary": verdict.summary,
             "per_identity": verdict.per_identity,
-            "cost": {key: getattr(cost, key) for key in COST_KEYS},
+            "cost": {key: getattr(cost, key, None) for key in COST_KEYS} | {"verdict_seconds": seconds},
             "absent": verdict.absent,
+            "headline": [line for line in headline if line],
+            "controls": {name: control.summary for name, control in (controls or {}).items()},
+            "ceiling": dict(ceiling or {}),
+            "judges": list(judges),
+            "factors": dict(factors or {}),
+            "pictures": verdict.pictures,
+            "type_i": dict(type_i or {}),
+            "memory": dict(memory or {}),
+            "sets": verdict.sets,
+            "files": self.hash_files(),
         }
         text = encode(report, "report.json", indent=2)  # first, so that a value that is not finite is called that
         check_report(report, self.path / "report.json")
+        with clear_errors(self.path, verb="read"):
+            page = render_page(self.path, report, photos)
+        self.write_bytes("report.html", page.encode())
         self.write_bytes("report.json", text.encode())
         return report
+
+    def hash_files(self) -> dict[str, str]:
+        """Returns the SHA-256 of the latents and of every picture, by their paths in the folder."""
+        files = [self.path / "latents.safetensors", *sorted((self.path / "images").glob("*.png"))]
+        with clear_errors(self.path, verb="read"):
+            return {file.relative_to(self.path).as_posix(): sha256_file(file) for file in files if file.is_file()}
 
     def write_json(self, name: str, value: object) -> None:
         """Writes a JSON file. Raises: FaultError when a number in it is not finite."""
@@ -162,8 +237,11 @@ def check_report(report: object, file: str | Path) -> dict:
     """Returns a report unchanged if it keeps the schema.
 
     Keys: method, world, identities, seed, summary (metric -> mean, ci95 [low, high] or [null, null], n), per_identity
-    (one dict each, in the order of identities), cost, absent (metric -> reason). A metric is in summary and in all of
-    per_identity, or in absent. Raises: ValueError naming the file and the first key that breaks it.
+    (one dict each, in the order of identities), cost, absent (metric -> reason), files (path -> SHA-256),
+    headline, controls and ceiling (see ganinv.controls), judges (see ganinv.declaration), pictures (see Verdict), type_i,
+    sets, factors; those from files on may be missing.
+    A metric is in summary and in all of per_identity, or in absent; the numbers of cost are all None where cost is absent.
+    Raises: ValueError naming the file and the first key that breaks it.
     """
     problem = find_problem(report)
     if problem:
@@ -196,7 +274,8 @@ def find_problem(report: object) -> str | None:
     for row in report["per_identity"]:
         if row.keys() - {"identity"} != report["summary"].keys() or not all(map(is_number, row.values())):
             return f"per_identity {row['identity']} with other metrics than summary, or a value that is no number"
-    if missing := [key for key in COST_KEYS if not is_number(report["cost"].get(key))]:
+    unknown = "cost" in report["absent"] and all(report["cost"].get(key) is None for key in COST_KEYS)
+    if missing := [key for key in COST_KEYS if not is_number(report["cost"].get(key)) and not unknown]:
         return f"no cost.{missing[0]}"
     if not all(isinstance(reason, str) and reason for reason in report["absent"].values()):
         return "a metric that is absent without a reason"
@@ -234,10 +313,40 @@ def describe_provenance(
         "platform": platform.platform(),
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
+        "precision": "float32",  # of every network in an attack and its verdict
+        "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
         "seed": seed,
         "device": str(device),
         "argv": list(argv),
         "weights": hashes,
+    }
+
+
+def tell_differences(folder: str | Path, provenance: Mapping) -> list[str]:
+    """Returns one line for each entry in which a run's provenance.json and this one differ, arguments apart.
+
+    Raises: ValueError when the folder holds no readable provenance.json.
+    """
+    file = Path(folder) / "provenance.json"
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a provenance.json in {folder}, got none that can be read ({error})") from error
+    then, now = flat_entries(before), flat_entries(plain(provenance))
+    names = [name for name in {**then, **now} if not name.startswith("argv")]
+    return [
+        f"{name}: {then.get(name, 'nothing')} then, {now.get(name, 'nothing')} now"
+        for name in names
+        if then.get(name) != now.get(name)
+    ]
+
+
+def flat_entries(value: object, name: str = "") -> dict[str, object]:
+    """Returns the leaves of nested dicts by their keys, with dots between."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {
+        key: leaf for head, item in value.items() for key, leaf in flat_entries(item, f"{name}.{head}".lstrip(".")).items()
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 
 from ganinv import data
-from ganinv.loading import load_generator, load_recognizer
+from ganinv.factors import Truth, load_regressor
+from ganinv.loading import find_checkpoint, load_generator, load_recognizer
+from ganinv.recognizers.specs import weight_file
 from ganinv.verdict import Judge, References
 
 PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
@@ -20,27 +23,39 @@ PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 class World:
     """A folder of weights, each with a card: prior, target, judge, verifier, lpips_face (.safetensors), references.
 
+    prior: what is searched where the folder holds no prior of its own, as --generator takes it;
     resolution: of its pictures; grey: its photos are greyscale, so a pixel search gets one channel; users: the
-    sub-folder of a photo folder whose people are the target's identities, in order of name; public: likewise the others.
+    sub-folder of a photo folder whose people are the target's identities, in order of name; public: likewise the others;
+    photos_per_user: of people who do not exist, whose photos are rendered when asked for; 0 where people are real;
+    shows_references: reference photos may be shown in a report, since nobody on them is real.
     """
 
     folder: Path
     resolution: int = 64
     grey: bool = False
+    prior: str = ""
     users: str = "private"
     public: str = "public"
+    photos_per_user: int = 0
+    shows_references: bool = False
 
     def file(self, name: str) -> Path:
         """Returns the weight file of a role."""
         return self.folder / f"{name}.safetensors"
 
 
-WORLDS = {"lfw": World(PRETRAINED / "lfw", grey=True)}
+WORLDS = {
+    "lfw": World(PRETRAINED / "lfw", grey=True),
+    "synthetic": World(PRETRAINED / "synthetic", prior="people", photos_per_user=50, shows_references=True),
+}
 
 
 @dataclass(frozen=True)
 class Assets:
-    """What a run needs, loaded: generator (None: no prior), target, judges, references; files: role -> weight file."""
+    """What a run needs, loaded: generator (None: no prior), target, judges, references; files: role -> weight file.
+
+    truth: of a world of rendered people and its own target, else None.
+    """
 
     world: World
     generator: nn.Module | None
@@ -48,6 +63,7 @@ class Assets:
     judges: list[Judge]
     references: References | None
     files: dict[str, Path]
+    truth: Truth | None = None
 
     def weight_files(self) -> dict[str, Path]:
         """Returns role -> file of everything that was read from a file (code is in no such list)."""
@@ -62,17 +78,20 @@ def find_world(name: str) -> World:
 
 
 def load_assets(
-    name: str, *, device: torch.device, generator: str = "", target: str = "", photos: str = "", prior: bool = True
-) -> Assets:
+    name: str, *, device: torch.device, generator: str = "", target: str = "", photos: str = "", prior: bool = True,
+    identities: Sequence[int] = (),
+) -> Assets:  # fmt: skip
     """Returns a world's assets, with the user's own generator, target or photos where they are given.
 
+    identities: users whose reference photos are rendered where the world can do that.
     generator, target: anything that loading.py reads, "" for the world's own. photos: the world's photo folder, for what
     needs pictures; with a target of one's own, a folder with one sub-folder of new photos for each of its identities, in
     order of name. Such a target has no judge that knows its users: the verifier alone compares them.
     Raises: ValueError for an unknown world, and whatever loading raises.
     """
     world = find_world(name)
-    specs = {"prior": generator or str(world.file("prior")), "target": target or str(world.file("target"))}
+    prior_spec = generator or world.prior or world.file("prior")
+    specs = {"prior": str(find_checkpoint(prior_spec)), "target": target or str(world.file("target"))}
     model = load_recognizer(specs["target"], device, resolution=world.resolution)
     prior_model = load_generator(specs["prior"], device) if prior else None
     if not prior:
@@ -85,6 +104,8 @@ def load_assets(
         references = References.load(specs["references"])
         if photos:
             references = add_photos(references, load_references(world, photos), judges[0])
+        elif known := sorted(set(identities) & set(references.person.tolist()) if world.photos_per_user else ()):
+            references = add_photos(references, render_references(world, known), judges[0], of_all=False)
     elif photos:
         own = data.load_photos(data.list_people(photos), world.resolution)
         if len(own.names) != model.num_identities:
@@ -93,14 +114,20 @@ def load_assets(
                 f"of name, got {len(own.names)}"
             )
         references = References.from_photos(own, judges, device)
-    return Assets(world, prior_model, model, judges, references, {role: Path(spec) for role, spec in specs.items()})
+    truth = None
+    if world.photos_per_user and not target:
+        specs["factors"] = str(world.file("factors"))
+        truth = Truth(load_regressor(specs["factors"], device))
+    files = {role: weight_file(spec) if role == "target" else Path(spec) for role, spec in specs.items()}
+    return Assets(world, prior_model, model, judges, references, files, truth)
 
 
 @torch.no_grad()
-def add_photos(references: References, photos: data.Photos, verifier: Judge) -> References:
-    """Returns references with their photos. Raises: ValueError when the photos are not those that were embedded."""
-    stored = references.embeddings[verifier.name]
-    same = len(photos) == len(stored) and torch.equal(photos.person, references.person)
+def add_photos(references: References, photos: data.Photos, verifier: Judge, *, of_all: bool = True) -> References:
+    """Returns references with photos, of_all people or of some. Raises: ValueError when others were embedded."""
+    theirs = torch.isin(references.person, photos.person) | of_all
+    stored = references.embeddings[verifier.name][theirs]
+    same = torch.equal(photos.person, references.person[theirs])
     if same:  # a few suffice: another numbering of the people changes nearly all
         device = next(verifier.recognizer.parameters()).device
         first = slice(0, len(photos), max(1, len(photos) // 8))
@@ -117,6 +144,23 @@ def add_photos(references: References, photos: data.Photos, verifier: Judge) -> 
 def load_references(world: World, photos: str | Path) -> data.Photos:
     """Returns the users' photos of the split that no recognizer was trained on, at the world's resolution."""
     return data.load_photos(data.list_people(Path(photos) / world.users), world.resolution, split="references")
+
+
+def render_references(world: World, identities: Sequence[int]) -> data.Photos:
+    """Returns the same photos of users, in order, of a world of people who do not exist: rendered."""
+    from ganinv.people import make_photos, name_person
+
+    parts = []
+    for identity in identities:
+        files = [Path(name_person(identity)) / f"{number:03d}.png" for number in range(world.photos_per_user)]
+        numbers = [int(path.stem) for path in data.choose_photos(files, "references")]
+        parts.append(make_photos([identity], numbers, world.resolution))
+    return data.Photos(
+        torch.cat([part.pixels for part in parts]),
+        torch.cat([torch.full((len(part),), identity) for identity, part in zip(identities, parts, strict=True)]),
+        tuple(name for part in parts for name in part.names),
+        tuple(file for part in parts for file in part.files),
+    )
 
 
 def load_public(world: World, photos: str | Path, share: tuple[float, float], *, progress: bool = True) -> data.Photos:

@@ -81,6 +81,8 @@ def test_an_attack_fills_its_run_folder(name, monkeypatch, world, capsys):
             with Image.open(out / "images" / f"{identity}_{k}.png") as picture:
                 assert picture.size == (SIDE, SIDE)
     assert (out / "images" / "grid.png").is_file()
+    shown = (out / "report.html").read_text()
+    assert shown.count("data:image/png") == 3 * kept + 3 and "a photo of user" not in shown  # photos were there to be shown
     with safe_open(out / "latents.safetensors", "pt") as file:
         (key,) = file.keys()
         assert file.get_slice(key).get_shape()[0] == 3 * kept
@@ -105,7 +107,7 @@ def test_a_seed_gives_the_same_report(name, monkeypatch):
         assert run_main(monkeypatch, command, *COMMON, *extra, f"--seed={seed}", f"--out={out}") == 0
     reports = [read_report(out) for out in "abc"]
     for report in reports:
-        del report["cost"]["seconds"]
+        del report["cost"]["seconds"], report["cost"]["verdict_seconds"]
     assert reports[0] == reports[1] != reports[2]
     ((one,), (same,), (other,)) = (load_file(f"{out}/latents.safetensors").values() for out in "abc")
     assert torch.equal(one, same) and not torch.equal(one, other)
@@ -154,6 +156,17 @@ def test_a_recognizer_of_ones_own_is_judged_by_the_verifier_alone(monkeypatch):
     report = read_report("run")
     assert "target_score" in report["summary"] and {"judge_score", "identity_similarity"} <= report["absent"].keys()
     assert "target" not in json.loads(Path("run/provenance.json").read_text())["weights"]
+
+
+def test_a_target_that_is_a_judge_is_refused(monkeypatch, capsys, world):
+    assert run_main(monkeypatch, pixel_attack, *COMMON, f"--target={world.file('verifier')}", "--out=run") == 2
+    assert "expected a target with identities" in read_error(capsys)
+    for end in (".safetensors", ".json"):  # under another name
+        Path(f"mine{end}").write_bytes(world.file("judge").with_suffix(end).read_bytes())
+    find = type(world).file
+    monkeypatch.setattr(type(world), "file", lambda self, role: find(self, {"verifier": "judge"}.get(role, role)))
+    assert run_main(monkeypatch, pixel_attack, *COMMON, "--target=mine.safetensors", "--out=run") == 2
+    assert "weight tensors of the verifier that are the target's" in read_error(capsys) and not Path("run").exists()
 
 
 def test_a_sweeps_values_reach_nested_settings():
@@ -212,7 +225,7 @@ def write_bad_files(world) -> None:
 
 
 MISTAKES = {
-    "world": (latent_attack, ["--world=atlantis"], "expected a world among lfw, tiny, got atlantis"),
+    "world": (latent_attack, ["--world=atlantis"], "expected a world among lfw, synthetic, tiny, got atlantis"),
     "space": (latent_attack, ["--space=q"], "expected a space among z, w, w_plus"),
     "pixels": (latent_attack, ["--space=pixels"], "scripts/pixel_attack.py"),
     "latents": (pixel_attack, ["--space=w"], "scripts/latent_attack.py"),
@@ -308,7 +321,7 @@ def test_compare_writes_table_figures_and_commands(monkeypatch, capsys):
     assert run_main(monkeypatch, compare, f"--world={NAME}") == 0
     assert "killed: not finished, left out" in capsys.readouterr().err
     out = Path(f"results/{NAME}")
-    written = {"table.md", "table.csv", "commands.md", "comparison.png", "reconstructions.png"}
+    written = {"table.md", "table.csv", "differences.csv", "commands.md", "comparison.png", "reconstructions.png"}
     assert {path.name for path in out.iterdir()} == written | {"runs"}
     rows = {row["method"]: row for row in csv.DictReader((out / "table.csv").read_text().splitlines())}
     assert rows.keys() == {"latent w", "pixel gray-box", "random prior sample"}
@@ -356,6 +369,8 @@ def test_compare_refuses_in_one_line(monkeypatch, capsys):
         (["runs", "--world=lfw"], "expected runs of the world lfw"),
         ([], f"at results/{NAME}/runs, got nothing of that name"),
         (["runs", "--out=broken/report.json"], "broken/report.json"),
+        (["runs", "--against=nobody"], "expected a method among random prior sample, latent w, pixel gray-box to compare"),
+        (["runs", "--power=-1"], "expected a difference above 0 for --power, got -1"),
     ):
         assert run_main(monkeypatch, compare, f"--world={NAME}", *words) == 2
         assert message in read_error(capsys)
@@ -381,6 +396,7 @@ def test_a_script_has_help_and_a_dry_run(script, tmp_path):
         ).stdout  # fmt: skip
 
     text = call("--help")
-    assert len(text.splitlines()) <= 45 and max(map(len, text.splitlines())) <= 100 and "--out" in text
-    assert "out" in json.loads(call("--dry-run"))
+    assert len(text.splitlines()) <= 45 and max(map(len, text.splitlines())) <= 100
+    place = "run" if script == "verify" else "out"  # what it reads, or where it writes
+    assert f"--{place}" in text and place in json.loads(call("--dry-run"))
     assert not any((tmp_path / name).exists() for name in ("runs", "results", "data"))

@@ -111,8 +111,61 @@ def test_one_user_has_no_interval():
 def test_commands_have_no_path_of_this_machine(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     argv = ["/home/me/bin/ganinv-latent-attack", f"--out={tmp_path}/runs/a", "--photos=/data/faces", "--seed=1"]
-    assert format_command(argv) == "python scripts/latent_attack.py --out=runs/a --photos=/path/to/faces --seed=1"
-    argv = ["scripts/pixel_attack.py", "--target", "/home/me/mine.py:make", "--label=a b"]
-    assert format_command(argv) == "python scripts/pixel_attack.py --target /path/to/mine.py:make '--label=a b'"
+    text = "python scripts/latent_attack.py --world=toy --out=runs/a --photos=/path/to/faces --seed=1"
+    assert format_command(argv, "toy") == text
+    argv = ["scripts/pixel_attack.py", "--world", "lfw", "--target", "/home/me/mine.py:make", "--label=a b"]
+    text = "python scripts/pixel_attack.py --world lfw --target /path/to/mine.py:make '--label=a b'"
+    assert format_command(argv, "lfw") == text
     text = comparison.format_commands(group_runs([make_run("a", [0.5]), make_run("b", [0.5], seed=1)]))
-    assert "## latent w\n" in text and "python scripts/latent_attack.py --seed=1\n" in text and "/home" not in text
+    assert "## latent w\n" in text and "python scripts/latent_attack.py --world=toy --seed=1\n" in text
+    assert "/home" not in text
+
+
+def with_metric(name, values, metric="acc_at_1", **changes):
+    """Returns a run whose metric has the values."""
+    run = make_run(name, values, **changes)
+    run.report["summary"][metric] = {}
+    for row, value in zip(run.report["per_identity"], values, strict=True):
+        row[metric] = value
+    return run
+
+
+def test_differences_are_paired_by_user_after_averaging_seeds():
+    base = [with_metric("a", [0.0, 0.0, 1.0]), with_metric("b", [1.0, 0.0, 0.0], seed=1)]  # users 0.5, 0, 0.5
+    other = with_metric("c", [1.0, 0.5, 1.0], space="z")
+    third = with_metric("d", [0.5, 0.0, 0.5], space="w_plus")
+    methods = group_runs([*base, other, third])
+    first, second = comparison.pair_methods(methods, power=0.25)
+    assert (first.method, first.other, first.metric, first.n) == ("latent z", "latent w", "acc_at_1", 3)
+    assert first.mean == pytest.approx(0.5) and first.ci95 == [0.5, 0.5]
+    assert (first.p, first.p_holm) == (0.25, 0.5)  # two of eight signs, and two tests
+    assert (second.method, second.mean, second.p, second.p_holm) == ("latent w_plus", 0, 1, 1)
+    assert first.users == 6  # no spread: as few as the test allows
+    assert [one.mean for one in comparison.pair_methods(methods, "latent z")] == pytest.approx([-0.5, -0.5])
+    assert comparison.pair_methods(methods[:1]) == [] and comparison.format_differences([]) == ""
+    with pytest.raises(ValueError, match="expected a method among latent w, latent z, latent w_plus to compare with, got x"):
+        comparison.pair_methods(methods, "x")
+
+
+def test_a_metric_that_one_method_lacks_is_not_tested_and_one_that_a_run_lacks_is_absent():
+    methods = group_runs([with_metric("a", [0.0, 1.0]), make_run("b", [0.5, 0.5], space="z")])
+    assert comparison.pair_methods(methods) == []
+    (method,) = group_runs([with_metric("a", [0.0, 1.0]), make_run("b", [0.5, 0.5], seed=1)])
+    assert method.absent["acc_at_1"] == "some runs lack it" and method.summary.keys() == {"target_score"}
+
+
+def test_the_table_of_differences_says_what_it_takes_to_read_it():
+    methods = group_runs([with_metric("a", [0.0, 0.2]), with_metric("b", [0.5, 0.9], space="z")])
+    text = comparison.format_differences(comparison.pair_methods(methods, power=0.5), 0.5)
+    assert "Differences to latent w, paired by user" in text
+    assert "| latent z | acc_at_1 | 0.60 [0.50, 0.70] | 2 | 0.5 | 0.5 | 6 |" in text
+    assert "at least 0.5 with 2 users" in text and "users to see 0.5" in text
+    assert "users to see" not in comparison.format_differences(comparison.pair_methods(methods))
+    (row,) = csv.DictReader(comparison.format_differences_csv(comparison.pair_methods(methods)).splitlines())
+    assert (row["method"], row["other"], row["users"]) == ("latent z", "latent w", "") and float(row["p_holm"]) == 0.5
+
+
+def test_a_single_user_has_a_difference_and_no_interval_or_power():
+    methods = group_runs([with_metric("a", [0.0]), with_metric("b", [0.5], space="z")])
+    (one,) = comparison.pair_methods(methods, power=0.1)
+    assert (one.mean, one.ci95, one.n, one.p, one.users) == (0.5, [None, None], 1, 1, None)

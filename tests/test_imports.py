@@ -51,7 +51,5 @@ def test_openmp_waits_passively_unless_told_otherwise():
         environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
         if told:
             environment["OMP_WAIT_POLICY"] = told
-        result = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-        )
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
         assert result.stdout.strip() == expected

@@ -59,6 +59,23 @@ def test_mean_cosine_without_references_raises():
         metrics.mean_cosine(torch.ones(1, 2), torch.ones(1, 3))
 
 
+def test_template_threshold_leaves_a_share_of_other_peoples_photos_above_it():
+    person = torch.arange(20).repeat_interleave(3)  # 60 photos, each compared with 19 people
+    rows = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    threshold = metrics.template_threshold(rows, person, 1e-2)
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    means = [
+        (unit[photo] @ unit[person == other].T).mean().item()
+        for photo in range(60)
+        for other in range(20)
+        if other != person[photo]
+    ]
+    above = [mean for mean in means if mean > threshold + 1e-6]
+    assert len(means) == 1140 and len(above) == 11  # a hundredth, rounded down
+    with pytest.raises(ValueError, match="at least 10000 pairs of different people for a FAR of 0.001, got 1140"):
+        metrics.template_threshold(rows, person, 1e-3)
+
+
 def test_nearest_similarity_does_not_depend_on_the_chunk():
     generator = torch.Generator().manual_seed(0)
     features, bank = torch.randn(10, 5, generator=generator), torch.randn(20, 5, generator=generator)
@@ -129,3 +146,122 @@ def test_frechet_distance_of_one_feature_and_of_one_sample():
     assert metrics.frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]])) == pytest.approx(9)
     with pytest.raises(ValueError, match="at least 2 samples"):
         metrics.frechet_distance(torch.zeros(1, 2), torch.zeros(5, 2))
+
+
+def test_nearest_distance_is_the_square_of_the_chord():
+    references = torch.tensor([[1.0, 0], [0, 1]])
+    embeddings = torch.tensor([[1.0, 0], [-1, 0], [math.sqrt(0.5), -math.sqrt(0.5)]])
+    expected = [0, 2, (1 - math.sqrt(0.5)) ** 2 + 0.5]
+    assert metrics.nearest_distance(embeddings, references).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_classifier_that_learnt_from_reconstructions_names_photos():
+    east, north, west = [1.0, 0], [0, 1.0], [-1.0, 0]
+    embeddings, owners = torch.tensor([east, [3.0, 0.3], north]), torch.tensor([4, 4, 7])
+    references, person = torch.tensor([east, north, [0.6, 0.5], west]), torch.tensor([4, 7, 7, 4])
+    found = metrics.knowledge_extraction(embeddings, owners, references, person)
+    # west is a quarter turn and more from both: from north 90 degrees, from east about 177
+    assert found.tolist() == [1, 1, 0, 0]
+    for wrong in ((embeddings[:2], owners[:2], references, person), (embeddings, owners, references, person + 1)):
+        with pytest.raises(ValueError, match="at least 2 owners"):
+            metrics.knowledge_extraction(*wrong)
+
+
+def test_precision_and_recall_on_a_line():
+    real = torch.tensor([[0.0], [1], [2], [10]])
+    fake = torch.tensor([[0.5], [4.0], [5.0], [30]])
+    # reaches, k 1: reals 1, 1, 1, 8; fakes 3.5, 1, 1, 25
+    # fakes within: 0.5 (of 0), 4 (of 10), 5 (of 10), not 30; reals within: 0, 1, 2 (of 0.5), 10 (of 30)
+    assert metrics.precision_recall(real, fake, k=1) == (0.75, 1.0)
+    # reaches, k 2: reals 2, 1, 2, 9
+    assert metrics.density_coverage(real, fake, k=2) == ((3 + 2 + 1 + 0) / 4 / 2, 1.0)
+    assert metrics.density_coverage(real, torch.tensor([[0.5], [-50]]), k=1) == ((2 + 0) / 2, 0.5)
+
+
+def test_precision_and_recall_of_the_same_points_and_of_strangers():
+    points = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    assert metrics.precision_recall(points, points) == (1, 1)
+    density, coverage = metrics.density_coverage(points, points, k=5)
+    assert density == pytest.approx(6 / 5, abs=0.3) and coverage == 1  # a point reaches itself too
+    assert metrics.precision_recall(points, points + 100) == (0, 0)
+    assert metrics.density_coverage(points, points + 100) == (0, 0)
+    for few in (points[:3], points[:0]):
+        with pytest.raises(ValueError, match="more than k=3 rows|at least one row"):
+            metrics.precision_recall(points, few)
+
+
+def test_kernel_distance_by_hand():
+    a, b = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]])
+    # within a: k(0,1) = 1; within b: k(1,2) = 27; between: k(0,1) = k(0,2) = 1, k(1,1) = 8, k(1,2) = 27
+    assert metrics.kernel_distance(a, b) == pytest.approx(1 + 27 - 2 * (1 + 1 + 8 + 27) / 4)
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        metrics.kernel_distance(a[:1], b)
+
+
+class Features(torch.nn.Module):
+    """What torchmetrics takes for the network that makes features: pictures that are their own features."""
+
+    num_features = 6
+
+    def forward(self, images):
+        return images.flatten(1)
+
+
+def test_kernel_and_frechet_distance_are_those_of_torchmetrics():
+    kid_module = pytest.importorskip("torchmetrics.image.kid")
+    fid_module = pytest.importorskip("torchmetrics.image.fid")
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(80, 6, generator=generator), torch.randn(80, 6, generator=generator) * 1.5 + 0.5
+    kid = kid_module.KernelInceptionDistance(feature=Features(), subsets=1, subset_size=80)
+    fid = fid_module.FrechetInceptionDistance(feature=Features())
+    for measure in (kid, fid):
+        measure.update(a[:, :, None, None], real=True)
+        measure.update(b[:, :, None, None], real=False)
+    assert metrics.kernel_distance(a, b) == pytest.approx(kid.compute()[0].item(), rel=1e-4)
+    assert metrics.frechet_distance(a, b) == pytest.approx(fid.compute().item(), rel=1e-4)
+
+
+def test_sign_flips_by_hand():
+    assert metrics.sign_flip_p(torch.ones(5)) == 2 / 32  # five users: never below it
+    # of +-1 +-2 +-3 +-4, as far from 0 as 1+2+3-4 = 2: all but the sum 0, which is 1+4-2-3, 2+3-1-4
+    assert metrics.sign_flip_p(torch.tensor([1.0, 2, 3, -4])) == 14 / 16
+    assert metrics.sign_flip_p(torch.zeros(4)) == 1
+    assert metrics.sign_flip_p(torch.tensor([0.1, 0.2, 0.3])) == metrics.sign_flip_p(-torch.tensor([0.3, 0.1, 0.2])) == 0.25
+    with pytest.raises(ValueError, match="at least 1 paired difference"):
+        metrics.sign_flip_p(torch.zeros(0))
+
+
+def test_many_users_get_random_sign_flips_that_agree_with_the_normal_law():
+    values = torch.randn(40, generator=torch.Generator().manual_seed(3)) + 0.3
+    z = values.double().sum() / values.double().square().sum().sqrt()
+    expected = math.erfc(abs(z.item()) / math.sqrt(2))
+    assert metrics.sign_flip_p(values) == pytest.approx(expected, abs=0.01)
+    assert metrics.sign_flip_p(values) == metrics.sign_flip_p(values)
+    assert metrics.sign_flip_p(torch.ones(40), num=1000) == 1 / 1001  # never 0
+
+
+def test_holm_by_hand():
+    assert metrics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert metrics.holm([0.6, 0.7]) == [1, 1] and metrics.holm([0.04]) == [0.04] and metrics.holm([]) == []
+
+
+def share_seen(users, difference, repeats=300):
+    """Returns how often a sign-flip test sees a difference in draws of users of spread 1."""
+    draws = torch.randn(repeats, users, generator=torch.Generator().manual_seed(users)) + difference
+    return sum(metrics.sign_flip_p(row) <= 0.05 for row in draws) / repeats
+
+
+@pytest.mark.parametrize("difference", [1.0, 1.2, 1.5, 3.0])
+def test_the_users_needed_see_the_difference_in_four_of_five_draws(difference):
+    users = metrics.users_needed(torch.tensor([-1.0, 1]) / math.sqrt(2), difference)
+    assert share_seen(users, difference) >= 0.75
+    assert users == 6 or share_seen(users - 2, difference) < 0.8
+
+
+def test_no_fewer_users_than_a_sign_flip_test_needs():
+    assert metrics.users_needed(torch.tensor([0.1, 0.1, 0.1]), 0.1) == 6  # 2^(1-5) is above 0.05
+    assert metrics.users_needed(torch.tensor([0.1, 0.1]), 0.1, level=0.01) == 8
+    assert metrics.users_needed(torch.tensor([-1.0, 1]), -0.5) == metrics.users_needed(torch.tensor([-1.0, 1]), 0.5)
+    for differences, wanted in ((torch.ones(1), 1.0), (torch.ones(3), 0.0)):
+        with pytest.raises(ValueError, match="2 users or more and a difference other than 0"):
+            metrics.users_needed(differences, wanted)

@@ -81,7 +81,7 @@ def test_imagenet_distance_is_the_lpips_package_own(imagenet_file, trunk, monkey
     imagenet_file.parent.mkdir(parents=True)
     torch.save({f"features.{name}": tensor for name, tensor in trunk.state_dict().items()}, imagenet_file)
     digest = hashlib.sha256(imagenet_file.read_bytes()).hexdigest()
-    monkeypatch.setattr(perceptual, "TRUNK_SHA256", digest[:8])
+    monkeypatch.setattr(perceptual, "TRUNK_SHA256", digest)
     distance = perceptual.lpips_imagenet()
     images, others = draw_images(2), draw_images(2, seed=1)
     expected = [[distance.model(one[None], other[None]).item() for other in others] for one in images]
@@ -119,7 +119,7 @@ def test_download_lands_under_its_name_only_when_whole(imagenet_file, tmp_path, 
     with pytest.raises(perceptual.AbsentError, match="the downloaded file is broken"):
         perceptual.find_trunk_file()
     assert list(imagenet_file.parent.iterdir()) == []
-    monkeypatch.setattr(perceptual, "TRUNK_SHA256", hashlib.sha256(b"trunk").hexdigest()[:8])
+    monkeypatch.setattr(perceptual, "TRUNK_SHA256", hashlib.sha256(b"trunk").hexdigest())
     assert perceptual.find_trunk_file() == imagenet_file
     assert imagenet_file.read_bytes() == b"trunk"
     assert list(imagenet_file.parent.iterdir()) == [imagenet_file]

@@ -18,9 +18,7 @@ def source(tmp_path):
         folder = tmp_path / "source" / "lfw-py" / "lfw-deepfunneled" / name
         folder.mkdir(parents=True)
         for k in range(count):
-            Image.new("RGB", (250, 250), (40 * person + 8 * k,) * 3).save(
-                folder / f"{name}_{k + 1:04d}.jpg", quality=95
-            )
+            Image.new("RGB", (250, 250), (40 * person + 8 * k,) * 3).save(folder / f"{name}_{k + 1:04d}.jpg", quality=95)
     return tmp_path / "source"
 
 

@@ -29,16 +29,16 @@ COST = Cost(1.5, 10, 6, 4)
 
 
 def write(folder, verdict=VERDICT, cost=COST):
-    return RunFolder(folder).write_report(
-        method="latent", world="toy", seed=0, identities=(3, 7), verdict=verdict, cost=cost
-    )
+    return RunFolder(folder).write_report(method="latent", world="toy", seed=0, identities=(3, 7), verdict=verdict, cost=cost)
 
 
 def test_report_reads_back_as_written_with_the_schema(tmp_path):
     written = write(tmp_path / "run")
     keys = ["method", "world", "identities", "seed", "summary", "per_identity", "cost", "absent"]
+    keys += ["headline", "controls", "ceiling", "judges", "factors", "pictures", "type_i", "memory", "sets", "files"]
     assert list(written) == keys
-    assert written["cost"] == {"seconds": 1.5, "images_evaluated": 10, "gradient_queries": 6, "score_queries": 4}
+    cost = {"seconds": 1.5, "images_evaluated": 10, "gradient_queries": 6, "score_queries": 4, "verdict_seconds": 0.0}
+    assert written["cost"] == cost
     assert read_report(tmp_path / "run") == read_report(tmp_path / "run" / "report.json") == written
 
 
@@ -111,7 +111,7 @@ def test_a_number_taken_meanwhile_is_skipped(tmp_path, monkeypatch):
 def test_result_pictures_are_the_images_at_native_size(tmp_path):
     images = torch.rand(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latents = {"w": torch.arange(24.0).view(4, 6)}
-    RunFolder(tmp_path).write_result(AttackResult((3, 7), images, torch.zeros(2, 2), latents, COST))
+    RunFolder(tmp_path).write_result(AttackResult((3, 7), images, torch.zeros(2, 2), latents, COST, images[:, 0]))
     pictures = tmp_path / "images"
     assert sorted(path.name for path in pictures.iterdir()) == ["3_0.png", "3_1.png", "7_0.png", "7_1.png", "grid.png"]
     with Image.open(pictures / "7_1.png") as picture:
@@ -125,7 +125,8 @@ def test_result_pictures_are_the_images_at_native_size(tmp_path):
 
 
 def test_one_picture_an_identity_gives_a_grid_of_one_row(tmp_path):
-    RunFolder(tmp_path).write_result(AttackResult((3, 7), torch.zeros(2, 1, 3, 8, 8), torch.zeros(2, 1), {}, COST))
+    images = torch.zeros(2, 1, 3, 8, 8)
+    RunFolder(tmp_path).write_result(AttackResult((3, 7), images, torch.zeros(2, 1), {}, COST, images[:, 0]))
     with Image.open(tmp_path / "images" / "grid.png") as picture:
         assert picture.size == (18, 8)
 
@@ -160,16 +161,15 @@ def test_config_holds_nested_dataclasses_paths_and_tuples(tmp_path):
 def test_provenance_names_code_packages_and_weights(tmp_path):
     weights = tmp_path / "prior.safetensors"
     weights.write_bytes(b"weights")
-    folder = RunFolder(tmp_path / "run")
-    folder.write_provenance(seed=5, device="cpu", weights={"prior": weights}, argv=["latent_attack.py", "--seed=5"])
-    found = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    found = report.describe_provenance(5, "cpu", {"prior": weights}, ["latent_attack.py", "--seed=5"])
     assert found["weights"] == {"prior": {"file": weights.name, "sha256": hashlib.sha256(b"weights").hexdigest()}}
     assert (found["seed"], found["device"], found["argv"]) == (5, "cpu", ["latent_attack.py", "--seed=5"])
     assert torch.__version__.startswith(found["packages"]["torch"])
     assert found["threads"] == torch.get_num_threads()
+    assert found["precision"] == "float32"
     assert {"version", "git", "python", "platform", "processor"} <= found.keys()
     with pytest.raises(ValueError, match="cannot read .*gone"):
-        folder.write_provenance(seed=5, device="cpu", weights={"prior": tmp_path / "gone"})
+        report.describe_provenance(5, "cpu", {"prior": tmp_path / "gone"}, [])
 
 
 def git(folder, *arguments):

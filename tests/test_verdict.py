@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ganinv import perceptual, verdict
+from ganinv import metrics, perceptual, verdict
 from ganinv.data import Photos
 from ganinv.images import from_uint8, to_uint8
 from ganinv.interfaces import Recognition
+from ganinv.sight import Sight
 from ganinv.verdict import Judge, References, evaluate
 
 CLASSES, SIDE = 8, 32
@@ -91,7 +92,17 @@ def test_verdict_by_hand(face_trunk):
     assert found.summary["acc_at_1"] == {"mean": 0.75, "ci95": [0.5, 1.0], "n": 2}
     assert found.summary["identity_similarity"]["mean"] == pytest.approx(0.75)
     assert found.summary.keys() == three.keys() - {"identity"} == five.keys() - {"identity"}
-    assert found.absent.keys() == {"fid", "lpips"}
+    rates = {f"accepted_at_far_1e-{digit}{whose}" for digit in (2, 3, 4) for whose in ("", "_judge")}
+    projected = {"acc_at_1_projected", "identity_similarity_projected", "projection_error"}
+    few = {"fid", "kid", "precision", "recall", "density", "coverage", "nearest_training", "copies"}
+    assert found.absent.keys() == {"lpips", "taken_for_user", "judges_agree", "factor_recovery"} | rates | projected | few
+    # of the pictures of 5 one is its photo, one is at a right angle: squared distances 0 and 2
+    for name in ("delta_eval", "delta_face"):
+        assert (three[name], five[name]) == pytest.approx((0, 1), abs=1e-6)
+    # what stands for 5 is half 5 and half 3: nearer to the photo of 5 than what stands for 3
+    assert (three["knowledge_extraction"], five["knowledge_extraction"]) == (1, 1)
+    assert found.pictures == []
+    assert "at least 1000 pairs of different people" in found.absent["accepted_at_far_1e-2"]  # two references make one
     assert perceptual.TRUNK_FILE in found.absent["lpips"]
 
 
@@ -112,6 +123,136 @@ def test_lpips_is_compared_with_the_nearest_photo_of_the_owner_at_the_images_siz
     values = [row["lpips"] for row in found.per_identity]
     assert values == pytest.approx([0, differs / 2], abs=0.1)  # antialiasing softens the stripe's edges
     assert values[0] < values[1]
+
+
+def test_a_picture_is_accepted_above_the_threshold_of_impostors():
+    person = torch.arange(CLASSES).repeat_interleave(8)
+    rows = torch.eye(CLASSES)[person].repeat(1, 2) + 0.2 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    references = References({"verifier": rows}, person)
+    threshold = metrics.accept_threshold(rows, person, 1e-2)
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    pairs = (rows @ rows.T)[person[:, None] != person[None]]
+    assert 0.005 < (pairs > threshold).float().mean() <= 0.01
+
+    owners = torch.tensor([2, 3, 4])
+    seen = Recognition(torch.stack([rows[16], rows[16], rows[:].mean(0)]), None)  # a photo of 2 is shown for 2 and for 3
+    accepted = verdict.accept(seen, owners, VERIFIER, references, 1e-2)
+    assert accepted[0] > 0.9 and accepted[1] < 0.2
+    expected = (rows[person == 3] @ rows[16] > threshold).float().mean()
+    assert accepted[1] == expected
+    with pytest.raises(ValueError, match="expected at least 10000 pairs of different people for a FAR of 0.001, got 1792"):
+        metrics.accept_threshold(rows, person, 1e-3)
+
+
+def test_judges_decide_by_one_rule_and_their_disagreement_is_told():
+    person = torch.arange(7).repeat_interleave(25)  # 175 references, each compared with six other people
+    noise = 0.05 * torch.randn(175, CLASSES, generator=torch.Generator().manual_seed(0))
+    rows = torch.eye(CLASSES)[person] + noise
+    mistaken = torch.eye(CLASSES)[torch.where(person == 5, 7, person)] + noise  # the verifier saw photos of 7 for 5
+    references = References({"judge": rows, "verifier": mistaken}, person)
+    found = judge_stripes(IMAGES, (3, 5), references=references)
+    taken = [(row["identity"], row["k"], *row["taken_by"].values(), row["disagreement"]) for row in found.pictures]
+    assert taken == [
+        *((3, 0, True, True, False), (3, 1, True, True, False)),
+        *((5, 0, True, False, True), (5, 1, False, False, False)),  # the last shows 3, to both
+    ]
+    assert found.pictures[0]["taken_by"].keys() == {"judge", "verifier"}
+    assert [row["taken_for_user"] for row in found.per_identity] == [1, 0]
+    assert [row["judges_agree"] for row in found.per_identity] == [1, 0.5]
+    assert [row["accepted_at_far_1e-2_judge"] for row in found.per_identity] == [1, 0.5]
+    assert [row["accepted_at_far_1e-2"] for row in found.per_identity] == [1, 0]
+    assert "at least 100000 pairs" in found.absent["accepted_at_far_1e-4"]
+    few = References({name: rows[::2] for name, rows in references.embeddings.items()}, person[::2])
+    absent = judge_stripes(IMAGES, (3, 5), references=few).absent
+    assert "at least 1000 pairs of different people for a FAR of 0.01, got 528" in absent["taken_for_user"]
+
+
+def test_many_pictures_are_compared_as_a_set_and_cover_the_references():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.eye(CLASSES)[[3] * 50 + [5] * 50] + 0.1 * torch.randn(100, CLASSES, generator=generator)
+    references = References({"verifier": rows}, torch.tensor([3] * 50 + [5] * 50))
+    noise = 0.2 * torch.randn(2, 50, 3, SIDE, SIDE, generator=generator)
+    images = (torch.stack([stripe(3), stripe(5)])[:, None] * 0.7 + noise).clamp(-1, 1)
+    found = judge_stripes(images, (3, 5), judges=(VERIFIER,), references=references)
+    seen = StripeRecognizer()(images.flatten(0, 1)).embeddings
+    kid = found.sets["kid"]
+    assert kid["value"] == pytest.approx(metrics.kernel_distance(seen, rows))
+    assert (kid["pictures"], kid["references"], kid["features"]) == (100, 100, "of the verifier")
+    assert "at least 1000 pictures" in found.absent["fid"] and "kid" not in found.absent
+    for row, of_user in zip(found.per_identity, (slice(0, 50), slice(50, 100)), strict=True):
+        expected = metrics.precision_recall(rows[of_user], seen[of_user])
+        assert (row["precision"], row["recall"]) == pytest.approx(expected)
+        expected = metrics.density_coverage(rows[of_user], seen[of_user])
+        assert (row["density"], row["coverage"]) == pytest.approx(expected)
+
+
+def test_more_pictures_of_a_user_are_no_further_users():
+    few = judge_stripes(IMAGES).summary["acc_at_1"]
+    many = judge_stripes(IMAGES.repeat(1, 20, 1, 1, 1)).summary["acc_at_1"]
+    assert many == few and many["n"] == 2
+
+
+class PatternRecognizer(StripeRecognizer):
+    """Takes a picture with a checkerboard of single pixels for identity 0, whatever it shows."""
+
+    def forward(self, images):
+        seen = super().forward(images)
+        fine = (images[:, 0, ::2, ::2] - images[:, 0, 1::2, ::2]).mean((1, 2))
+        return Recognition(seen.embeddings, seen.logits + 100 * (fine[:, None] > 0.15) * torch.eye(CLASSES)[0])
+
+
+def test_a_pattern_falls_to_small_changes_and_a_stripe_does_not():
+    row = torch.where(torch.arange(SIDE) % 2 == 0, 0.2, 0.0)
+    pattern = (stripe(3) * 0.8 + row[:, None]).clamp(-1, 1)
+    images = torch.stack([stripe(3), pattern])[:, None]
+    found = judge_stripes(images, (3, 0), (Judge("judge", PatternRecognizer(), True), VERIFIER))
+    assert [one["acc_at_1"] for one in found.per_identity] == [1, 1]
+    assert [one["acc_at_1_perturbed"] for one in found.per_identity] == [1, 0]
+
+
+def test_what_a_prior_redraws_is_judged_again():
+    flat = IMAGES.flatten(0, 1)
+    sight = Sight(flat, {"projection": lambda images: stripe(3).expand_as(images)})  # it knows one face
+    found = judge_stripes(sight=sight)
+    for name in ("acc_at_1_projected", "identity_similarity_projected"):
+        assert [one[name] for one in found.per_identity] == [1, 0]
+    # the stripe of 5 moves: eight columns of 32 change by 2
+    assert [one["projection_error"] for one in found.per_identity] == pytest.approx([0, (1 + 0) / 2])
+    absent = judge_stripes().absent
+    for name in ("acc_at_1_projected", "identity_similarity_projected", "projection_error"):
+        assert "needs a prior to project pictures through" in absent[name]
+
+
+def test_the_gap_is_what_the_target_says_more_than_the_judge():
+    found = judge_stripes(judges=(Judge("judge", PatternRecognizer(), True), VERIFIER))
+    assert [row["target_judge_gap"] for row in found.per_identity] == pytest.approx([0, 0])
+
+    class Doubting(StripeRecognizer):
+        def forward(self, images):
+            seen = super().forward(images)
+            return Recognition(seen.embeddings, 0 * seen.logits)
+
+    found = judge_stripes(judges=(Judge("judge", Doubting(), True), VERIFIER))
+    for row in found.per_identity:
+        assert row["target_judge_gap"] == pytest.approx(row["target_score"] - 1 / 8)
+
+
+def test_a_picture_is_looked_at_once_however_often_it_is_shown():
+    looked = []
+
+    class Watched(StripeRecognizer):
+        def forward(self, images):
+            looked.append(len(images))
+            return super().forward(images)
+
+    judge = Judge("judge", Watched(), sees_users=True)
+    sight = Sight(torch.cat([IMAGES.flatten(0, 1), IMAGES.roll(1, 0).flatten(0, 1)]))
+    plain = judge_stripes(judges=(judge, VERIFIER), sight=sight)
+    swapped = judge_stripes(IMAGES.roll(1, 0), judges=(judge, VERIFIER), sight=sight)
+    assert looked[-5:] == [2] * 5  # the stripes 3 and 5, as they are and after four changes
+    assert len(looked) == 5 + 2  # and the references of both verdicts
+    assert plain.summary == judge_stripes().summary
+    assert swapped.summary == judge_stripes(IMAGES.roll(1, 0)).summary
 
 
 def test_a_single_identity_has_no_interval():
@@ -138,7 +279,14 @@ def test_a_single_identity_has_no_interval():
             {"identity_similarity", "lpips"},
             r"needs reference\w* .*of every identity, got none of \[6\]",
         ),
-        ({}, {"fid"}, "thousands of pictures, this run has 4"),
+        ({}, {"fid"}, "at least 1000 pictures and reference photos of their users, got 4 and 2"),
+        ({}, {"kid"}, "at least 100 pictures"),
+        (
+            {},
+            {"precision", "recall", "density", "coverage"},
+            "at least 10 pictures and references of every user, got 2 and 1",
+        ),
+        ({"images": IMAGES[:1], "identities": (3,)}, {"knowledge_extraction"}, "at least two users"),
     ],
 )
 def test_what_cannot_be_computed_is_absent_with_its_reason_and_nowhere_else(change, absent, reason):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from ganinv import command_line
 from ganinv.attack import AttackConfig, Augment, check_config, invert
+from ganinv.commands.judging import Court, draw_controls, judge_pictures, print_report
+from ganinv.declaration import check_independent
+from ganinv.interruption import StoppedError, held_signals
 from ganinv.optimization import Optim
 from ganinv.worlds import Assets, load_assets
-
-SHOWN = ("target_score", "judge_score", "acc_at_1", "acc_at_5", "identity_similarity", "face_detected", "lpips", "lpips_face")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +31,13 @@ class AttackRun(AttackConfig):
     device: str = "auto"  # auto | cpu | cuda
     out: str = ""  # the run folder; "": runs/<method>-<world>-<NNN>
     wandb: str = "offline"  # offline | online | disabled
-    target: str = ""  # FILE.safetensors, module:factory or file.py:factory; "": the world's
+    wandb_artifacts: bool = False  # log report, configuration and latents as an artifact too
+    target: str = ""  # FILE.safetensors, facenet:NAME, FILE.onnx, file.py:factory, ... (README); "": the world's
     photos: str = ""  # folder with photos of the users, for lpips and lpips_face; "": those are absent
     label: str = ""  # name in comparisons; "": by method
+    resume: str = ""  # a run folder to go on with, as it was configured; takes no other option
+    from_run: str = ""  # a run folder to repeat in a new one; takes only --out, --device and --wandb beside it
+    save_every: int = 10  # steps between states, from which a killed run goes on
     optim: Optim = field(default_factory=Optim)
     augment: Augment = field(default_factory=Augment)
 
@@ -52,6 +61,34 @@ def apply_overrides(config, overrides: Mapping):
     return dataclasses.replace(config, **changes)
 
 
+def recall(config: AttackRun, kinds: Mapping[str, type[AttackRun]] | None = None) -> AttackRun:
+    """Returns the configuration that --resume or --from-run asks for; config itself without either.
+
+    kinds: variant -> configuration type, for a method that has variants.
+    Raises: ValueError when the folder holds no run of this method, or an option beside it would change that run.
+    """
+    place = config.resume or config.from_run
+    if not place:
+        return config
+    name, free = ("resume", ()) if config.resume else ("from_run", ("out", "device", "wandb"))
+    blank = dataclasses.replace(config, **{field: getattr(type(config)(), field) for field in (name, *free)})
+    if blank != type(config)():
+        raise ValueError(f"expected no other options beside --{name.replace('_', '-')}, got some; leave them out")
+    file = Path(place) / "config.json"
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a run folder with a config.json, got {place} ({error})") from error
+    kind = (kinds or {}).get(stored.get("variant"), type(config)) if isinstance(stored, dict) else type(config)
+    if not isinstance(stored, dict) or set(stored) != {f.name for f in dataclasses.fields(kind)}:
+        raise ValueError(f"expected a run of this script and version in {place}, got another; see its config.json")
+    recalled = apply_overrides(kind(), stored)
+    if config.resume:
+        return dataclasses.replace(recalled, out=place, resume=place)
+    given = {field: getattr(config, field) for field in free if getattr(config, field) != getattr(type(config)(), field)}
+    return dataclasses.replace(recalled, **({"out": ""} | given), from_run=place)
+
+
 def run_attack(
     config: AttackRun,
     method: str,
@@ -66,65 +103,96 @@ def run_attack(
     from tqdm import tqdm
 
     from ganinv.loading import check_recognizer
-    from ganinv.report import RunFolder, new_folder
+    from ganinv.report import RunFolder, describe_provenance, new_folder, read_report, tell_differences
     from ganinv.tracking import MODES, Tracker
-    from ganinv.verdict import evaluate
 
+    if config.resume and (Path(config.resume) / "report.json").is_file():
+        report = read_report(config.resume)
+        print_report(report, config.resume)
+        return report
     if config.wandb not in MODES:  # before there is a run folder
         raise ValueError(f"expected a wandb mode among {', '.join(MODES)}, got {config.wandb}")
     device = command_line.choose_device(config.device)
     command_line.check_seed(config.seed)
+    if config.save_every < 1:
+        raise ValueError(f"expected save_every of at least 1, got {config.save_every}")
     identities = command_line.parse_identities(config.identities)
     assets = load_assets(
         config.world, device=device, generator=generator or "", target=config.target, photos=config.photos,
-        prior=generator is not None,
+        prior=generator is not None, identities=identities,
     )  # fmt: skip
     check_recognizer(assets.target, assets.world.resolution, device=device)
     check_config(config, assets.target, identities, assets.generator is not None)
+    check_independent(assets.target, assets.judges)
     start = make_start(config, assets) if make_start else None
-    folder = RunFolder(config.out or new_folder(method, config.world))
+    provenance = describe_provenance(config.seed, device, assets.weight_files(), sys.argv)
+    if assets.references is not None and assets.references.photos is not None:
+        provenance["photos"] = hash_photos(assets.references.photos)
+    if config.from_run or config.resume:
+        differences = tell_differences(config.resume or config.from_run, provenance)
+        print("\n".join(differences) or "environment: no difference", file=sys.stderr)
+        if config.resume and any(line.startswith(("weights", "photos")) for line in differences):
+            raise ValueError(f"expected the weights and photos that {config.resume} was begun with, got others (above)")
+    folder = RunFolder(config.out or new_folder(method, config.world), resume=bool(config.resume))
+    state = folder.load_state() if config.resume else None
     tracker, report = Tracker(), None
     try:
-        config = apply_overrides(config, tracker.start(config.wandb, dataclasses.asdict(config), folder.path))
-        folder.write_config(config)
-        folder.write_provenance(seed=config.seed, device=device, weights=assets.weight_files())
+        overrides = tracker.start(config.wandb, dataclasses.asdict(config), folder.path)
+        if not config.resume:
+            config = apply_overrides(config, overrides)
+            folder.write_json("provenance.json", provenance)
+            folder.write_config(config)  # last: what has it can be resumed
         batches = -(-len(identities) * config.restarts // config.batch)
-        with tqdm(total=config.steps * batches, desc=f"{method} {config.space}", disable=config.steps == 0) as bar:
+        total, first = config.steps * batches, state["steps"] if state else 0
+        with (
+            held_signals() as signalled,
+            tqdm(total=total, initial=first, desc=f"{method} {config.space}", disable=config.steps == 0) as bar,
+        ):
+            asked = 0
 
             def on_step(row: dict) -> None:
                 folder.append_step(row)
                 tracker.log_step(row)
-                bar.update()
+                bar.update(row["step"] + 1 - bar.n)
                 bar.set_postfix(target_score=f"{row['target_score']:.3f}")
+
+            def on_state(describe: Callable[[], dict]) -> None:
+                nonlocal asked
+                number = signalled()
+                if number or asked % config.save_every == 0:
+                    folder.save_state(describe())
+                asked += 1
+                if number:
+                    raise StoppedError(number, f"stopped and saved; go on with --resume={folder.path}")
 
             result = invert(
                 assets.generator, assets.target, identities, config, seed=config.seed, start=start, device=device,
-                on_step=on_step,
+                on_step=on_step, state=state, on_state=on_state,
             )  # fmt: skip
         folder.write_result(result)
-        verdict = evaluate(
-            result.images.to(device), identities, assets.target, assets.judges, assets.references, seed=config.seed,
-            face_trunk=assets.world.file("lpips_face"),
+
+        court = Court.convene(assets, device)
+        controls = draw_controls(court, result.images, identities, psi=config.psi, seed=config.seed)
+        start = "start picture" if config.space == "pixels" or not config.candidates else "best candidate"
+        judged = judge_pictures(
+            court, result.images, identities, {start: result.first[:, None]} | controls, seed=config.seed,
+            choice_scores=result.scores, photos=config.photos,
         )  # fmt: skip
         report = folder.write_report(
-            method=method, world=config.world, seed=config.seed, identities=identities, verdict=verdict, cost=result.cost
+            method=method, world=config.world, seed=config.seed, identities=identities, cost=result.cost, **judged
         )
+        folder.drop_state()
     finally:
-        tracker.finish(report, failed=report is None)
+        tracker.finish(report, failed=report is None, artifacts=config.wandb_artifacts)
+        folder.close()
     print_report(report, folder.path)
+    if config.from_run and (Path(config.from_run) / "report.json").is_file():
+        before = read_report(config.from_run)
+        same = all(before[key] == report[key] for key in ("summary", "per_identity", "files") if key in before)
+        print(f"{config.from_run}: {'the same results' if same else 'other results; compare the two report.json'}")
     return report
 
 
-def print_report(report: dict, path) -> None:
-    """Prints the summary, a line a metric, what is absent and why, and where the files are."""
-    for name in SHOWN:
-        if name in report["summary"]:
-            entry = report["summary"][name]
-            low, high = entry["ci95"]
-            interval = f"   95% interval {low:.3f} to {high:.3f}" if low is not None else ""
-            print(f"{name:20s} {entry['mean']:7.3f}{interval}   n {entry['n']}")
-    for name, reason in report["absent"].items():
-        print(f"{name:20s}  absent: {reason}")
-    cost = report["cost"]
-    print(f"{cost['seconds']:.0f} s, {cost['images_evaluated']} images through the target")
-    print(f"{path}/images/grid.png", flush=True)
+def hash_photos(photos) -> str:
+    """Returns the SHA-256 over the pixels of data.Photos, in their order."""
+    return hashlib.sha256(photos.pixels.contiguous().numpy().tobytes()).hexdigest()

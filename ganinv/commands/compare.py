@@ -20,6 +20,8 @@ class Compare:
     runs: tuple[str, ...] = ()  # run folders, or folders of them; []: all below <out>/runs
     world: str = "lfw"  # of the runs
     out: str = ""  # folder for table.md, table.csv, ...; "": results/<world>
+    against: str = ""  # label of the method that the others are tested against; "": the first
+    power: float = 0.0  # a difference of a metric: tell how many users it takes to see it; 0: do not
 
 
 def run(config: Compare) -> None:
@@ -37,9 +39,14 @@ def run(config: Compare) -> None:
     users = methods[0].runs[0].report["identities"]
     pictures = [[read_picture(method.runs[0].folder, user) for user in users] for method in methods]
     labels = [method.label for method in methods]
+    if (photos := show_users(config.world, users)) is not None:
+        labels, pictures = ["a photo of the user", *labels], [photos, *pictures]
+    differences = comparison.pair_methods(methods, config.against, config.power)
+    told = comparison.format_differences(differences, config.power)
     contents = {
-        "table.md": comparison.format_table(methods).encode(),
+        "table.md": (comparison.format_table(methods) + told).encode(),
         "table.csv": comparison.format_csv(methods).encode(),
+        "differences.csv": comparison.format_differences_csv(differences).encode(),
         "commands.md": comparison.format_commands(methods).encode(),
         "comparison.png": encode_png(comparison.draw_bars(methods)),
         "reconstructions.png": encode_png(comparison.draw_reconstructions(labels, users, pictures)),
@@ -50,6 +57,8 @@ def run(config: Compare) -> None:
             temporary = out / f"{name}.tmp"
             temporary.write_bytes(content)
             os.replace(temporary, out / name)
+    if config.power:
+        print(told)
     print(f"{out}: {len(methods)} methods, {len(runs)} runs; {', '.join(contents)}")
 
 
@@ -106,6 +115,16 @@ def read_picture(folder: Path, user: int):
         raise ValueError(f"expected the reconstruction {file}, got {error}; leave the run out") from error
 
 
+def show_users(world: str, users: list[int]) -> list | None:
+    """Returns a reference photo of each user, uint8 [R,R,3], in a world where nobody is real; None in any other."""
+    from ganinv.worlds import WORLDS, render_references
+
+    if world not in WORLDS or not WORLDS[world].shows_references:
+        return None
+    photos = render_references(WORLDS[world], users)
+    return [photos.pixels[photos.person == user][0].permute(1, 2, 0).numpy() for user in users]
+
+
 def encode_png(figure) -> bytes:
     """Returns a matplotlib figure as PNG; the same figure gives the same bytes."""
     file = io.BytesIO()
@@ -113,7 +132,7 @@ def encode_png(figure) -> bytes:
     return file.getvalue()
 
 
-def gather_runs(argv: list[str]) -> list[str]:
+def gather_runs(argv: list[str], option: str = "--runs") -> list[str]:
     """Returns argv with its plain words as one --runs=[...]: `A B --world lfw` is `--world lfw --runs=['A', 'B']`.
 
     Every option but --dry-run and the --helps takes a value, so a word behind one without "=" is its value.
@@ -127,7 +146,7 @@ def gather_runs(argv: list[str]) -> list[str]:
         rest.append(word)
         if "=" not in word and word.replace("_", "-") not in ("-h", "-H", "--help", "--help-verbose", "--dry-run"):
             rest += [value for value in [next(words, None)] if value is not None]
-    return [*rest, f"--runs={runs}"] if runs else rest
+    return [*rest, f"{option}={runs}"] if runs else rest
 
 
 def main() -> None:

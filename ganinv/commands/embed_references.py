@@ -13,7 +13,7 @@ class EmbedReferences:
     """Write a world's references: the judges' embeddings of photos that no recognizer was trained on."""
 
     world: str = "lfw"  # whose judges and users
-    photos: str = "data/lfw"  # folder with private/, one sub-folder per user
+    photos: str = ""  # "": data/<world>; folder with private/, one sub-folder per user
     out: str = ""  # "": the world's own references file
     device: str = "auto"  # auto | cpu | cuda
 
@@ -27,8 +27,9 @@ def run(config: EmbedReferences) -> None:
     from ganinv.worlds import find_world, load_public, load_references
 
     world, device = find_world(config.world), command_line.choose_device(config.device)
-    names = data.list_people(f"{config.photos}/{world.users}")
-    photos = load_references(world, config.photos)
+    folder = config.photos or f"data/{config.world}"
+    names = data.list_people(f"{folder}/{world.users}")
+    photos = load_references(world, folder)
     judges = [
         Judge(role, load_recognizer(str(world.file(role)), device), sees_users=role == "judge")
         for role in ("judge", "verifier")
@@ -37,7 +38,7 @@ def run(config: EmbedReferences) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     References.from_photos(photos, judges, device).save(out)
     # the average of thousands of people is nobody: a start for the white-box pixel attack
-    mean = load_public(world, config.photos, (0.0, HELD_OUT[0])).images().mean(0)
+    mean = load_public(world, folder, (0.0, HELD_OUT[0])).images().mean(0)
     images.save(mean, out.parent / "public_mean.png")
     print(f"{out}: {len(photos)} photos of {len(names)} users, embedded by {', '.join(judge.name for judge in judges)}")
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ganinv import command_line
-from ganinv.commands.attacking import AttackRun, run_attack
+from ganinv.commands.attacking import AttackRun, recall, run_attack
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentAttack(AttackRun):
     """Reconstruct a recognizer's users by searching the latent space of a public face GAN."""
 
-    generator: str = ""  # a stylegan2-pytorch checkpoint, module:factory or file.py:factory; "": the world's
+    generator: str = ""  # people, StyleGAN2 (.pkl, .pt, models/NAME), module:factory or file.py:factory; "": the world's
 
 
 def run(config: LatentAttack) -> dict:
     """Runs the attack. Raises: ValueError for the space "pixels", which is pixel_attack's."""
+    config = recall(config)
     if config.space == "pixels":
         raise ValueError("expected a space among z, w, w_plus, got pixels; run scripts/pixel_attack.py")
     return run_attack(config, "latent", generator=config.generator)

@@ -10,7 +10,7 @@ import torch
 
 from ganinv import command_line, images
 from ganinv.attack import Augment
-from ganinv.commands.attacking import AttackRun, run_attack
+from ganinv.commands.attacking import AttackRun, recall, run_attack
 from ganinv.optimization import Optim
 from ganinv.worlds import Assets
 
@@ -96,6 +96,7 @@ def make_start(config: PixelAttack, assets: Assets) -> torch.Tensor:
 
 def run(config: PixelAttack) -> dict:
     """Runs the attack. Raises: ValueError for another space than pixels."""
+    config = recall(config, VARIANTS)
     if config.space != "pixels":
         raise ValueError(f"expected the space pixels, got {config.space}; run scripts/latent_attack.py")
     return run_attack(config, "pixel", make_start=make_start)

@@ -14,14 +14,13 @@ Every photo is the box (60,60,190,190), as 128x128 greyscale JPEG. An interrupte
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from ganinv import command_line
-from ganinv.data import list_people, unit_hash
+from ganinv.data import claim_folder, list_people, unit_hash
 from ganinv.interfaces import FaultError
 
 BOX = (60, 60, 190, 190)  # of the aligned photo: the face, without most of the background
@@ -29,7 +28,6 @@ SOURCE_SIDE = 250
 SIDE = 128
 QUALITY = 90
 FOLDERS = {"deepfunneled": "lfw-deepfunneled", "funneled": "lfw_funneled", "original": "lfw"}  # torchvision's names
-MANIFEST = "prepared.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +104,7 @@ def claim_output(out: Path, config: Config, people: dict[str, list[Path]]) -> No
     listing = "\n".join(f"{path.parent.name}/{path.name}" for files in people.values() for path in files)
     settings = {name: value for name, value in asdict(config).items() if name in ("users", "min_photos", "image_set")}
     settings |= {"box": list(BOX), "side": SIDE, "source_files_sha256": hashlib.sha256(listing.encode()).hexdigest()}
-    manifest = out / MANIFEST
-    if manifest.is_file():
-        if json.loads(manifest.read_text()) != settings:
-            raise ValueError(f"expected the settings and photos of {manifest}, got others; choose another --out")
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"expected --out to be new or of an interrupted run, got {out}, which holds something else")
-    out.mkdir(parents=True, exist_ok=True)
-    temporary = manifest.with_suffix(".tmp")
-    temporary.write_text(json.dumps(settings, indent=2) + "\n")
-    temporary.replace(manifest)
+    claim_folder(out, settings)
 
 
 def write_crop(path: Path, target: Path) -> None:
