@@ -98,7 +98,7 @@ class Tracker:
             self.mode = "offline"
             self.cut_off()  # else: "run ID ... is in use"
         if self.mode == "offline":
-            self.guard(partial(begin, "offline"), "going on without")
+            self.lost = not self.guard(partial(begin, "offline"), "going on without")
         if self.run is None:
             self.cut_off()
             self.restore_environment()
@@ -150,6 +150,7 @@ class Tracker:
             self.begin_as("offline")
             for row in self.rows:
                 self.run.log(self.flatten(row), step=row["step"], commit=True)
+            self.lost = False
             return f"logging goes on offline; {self.later()}"
         except Exception:  # see guard
             self.run = None

@@ -53,10 +53,14 @@ def read_back(folder):
 
 
 def read_file(file):
-    """Returns the records of a run's file."""
+    """Returns the records of a run's file, which wandb's process writes until a moment after the run's end."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
-    return [json.loads(line) for line in lines]
+    deadline = time.monotonic() + 30
+    while True:
+        lines = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
+        records = [json.loads(line) for line in lines]
+        if any(record["type"] == "exit" for record in records) or time.monotonic() > deadline:
+            return records
 
 
 def collect(records, kind, field):
