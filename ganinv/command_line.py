@@ -214,12 +214,15 @@ def check_seed(seed: int) -> int:
 
 
 def check_training(config) -> None:
-    """Raises: ValueError when a training's precision, or a number that must be positive, is something else."""
+    """Raises: ValueError when a training's precision is unknown, or a number of it is out of its range."""
     if config.precision not in ("bfloat16", "float32"):
         raise ValueError(f"expected a precision among bfloat16, float32, got {config.precision}")
     for name in ("steps", "batch", "capacity", "sample_every", "lr"):
         if hasattr(config, name) and not getattr(config, name) > 0:
             raise ValueError(f"expected {name} above 0, got {getattr(config, name)}")
+    for name, most in (("alone", 1.0), ("perceptual", 1000.0)):
+        if hasattr(config, name) and not 0 <= getattr(config, name) <= most:
+            raise ValueError(f"expected {name} from 0 to {most:g}, got {getattr(config, name)}")
 
 
 def choose_device(name: str):

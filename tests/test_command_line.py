@@ -4,6 +4,7 @@ import errno
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -181,3 +182,12 @@ def test_parse_identities():
 def test_parse_identities_names_what_it_refuses(text):
     with pytest.raises(ValueError, match="^expected"):
         parse_identities(text)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"steps": 0}, {"lr": -1.0}, {"alone": 1.5}, {"alone": float("nan")}, {"perceptual": -0.1}]
+)
+def test_a_training_refuses_what_is_out_of_range(setting):
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"expected {name} (above 0|from 0 to)"):
+        command_line.check_training(SimpleNamespace(**{"precision": "float32", "steps": 1, "lr": 1.0, **setting}))
