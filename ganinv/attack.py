@@ -11,13 +11,16 @@ import torch
 from torch import nn
 
 from ganinv import images as image_convention
-from ganinv.interfaces import Generator, Recognizer
+from ganinv.batches import PROBES, Batch, measure, parse_memory, plan
+from ganinv.interfaces import Generator, Recognizer, Term
 from ganinv.objectives import OBJECTIVES, weighted_sum
-from ganinv.optimization import OPTIMIZERS, Optim, minimise
+from ganinv.optimization import OPTIMIZERS, Optim, Seen, evaluate, minimise
 from ganinv.randomness import Streams, seeded
-from ganinv.search_spaces import SEARCH_SPACES, PixelSpace, WSpace, ZSpace, fit_whitening
+from ganinv.search_spaces import SEARCH_SPACES, PixelSpace, Whitening, WSpace, ZSpace, fit_whitening
 from ganinv.selection import best_per_identity, score_flipped, score_transformed
 from ganinv.transforms import RandomAffine, Transform
+
+TOGETHER = 4  # batches that are stepped together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,10 @@ class AttackConfig:
     psi: float = 0.8  # truncation of the start
     bound: float = 2.0  # standard deviations of the prior that w may leave its mean
     final_transforms: int = 64  # random transforms in the final choice
-    batch: int = 40  # candidates that share a batch; changes no result but the last bits
+    batch: int = 0  # most candidates that share a batch, which changes last bits alone; 0: 40, on CUDA as --memory says
+    memory: str = "4GiB"  # most memory to take, for which the batch is planned
     blur_sigma: float = 0.0  # pixels: smoothing between steps
+    log_every: int = 0  # steps between rows of steps.jsonl; 0: 1, on CUDA 10
     image_every: int = 25  # steps between pictures for Weights & Biases
     optim: Optim = field(default_factory=Optim)
     augment: Augment = field(default_factory=Augment)
@@ -93,7 +98,9 @@ def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple
     if unknown or not identities:
         last = recognizer.num_identities - 1
         raise ValueError(f"expected identities from 0 to {last}, got {', '.join(map(str, unknown)) or 'none'}")
-    least = {"steps": 0, "candidates": 0, "restarts": 1, "keep": 1, "final_transforms": 1, "batch": 1, "image_every": 1}
+    parse_memory(config.memory)
+    least = {"steps": 0, "candidates": 0, "restarts": 1, "keep": 1, "final_transforms": 1, "image_every": 1}
+    least |= {"batch": 0, "log_every": 0}
     for name, value in least.items():
         if getattr(config, name) < value:
             raise ValueError(f"expected {name} of at least {value}, got {getattr(config, name)}")
@@ -109,6 +116,11 @@ def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple
         )
     if config.optim.optimizer not in OPTIMIZERS:
         raise ValueError(f"expected an optimizer among {', '.join(OPTIMIZERS)}, got {config.optim.optimizer}")
+    if not all(0 < share < 1 for share in config.optim.halve_at) or not 0 <= config.optim.leave_at <= 1:
+        raise ValueError(
+            "expected optim.halve_at of shares between 0 and 1 and optim.leave_at from 0 to 1, got "
+            f"{list(config.optim.halve_at)} and {config.optim.leave_at}"
+        )
     if config.optim.transforms < 1:
         raise ValueError(f"expected optim.transforms of at least 1, got {config.optim.transforms}")
     if config.keep > config.restarts:
@@ -119,7 +131,7 @@ def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple
 
 @torch.no_grad()
 def choose_start(
-    generator: Generator, recognizer: Recognizer, identities: torch.Tensor, config: AttackConfig, seed: int
+    generator: Generator, recognizer: Recognizer, identities: torch.Tensor, config: AttackConfig, seed: int, batch: Batch
 ) -> torch.Tensor:
     """Returns z [T,restarts,z_dim]: of one seeded pool, the candidates that the target scores best per identity.
 
@@ -130,18 +142,74 @@ def choose_start(
         z = torch.stack([torch.randn(generator.z_dim, generator=seeded(*key)) for key in keys])
         return z.view(len(identities), config.restarts, -1).to(identities.device)
     pool = torch.randn(config.candidates, generator.z_dim, generator=seeded(seed, "candidates")).to(identities.device)
-    scores = [
-        score_flipped(recognizer, generator.synthesize(generator.map(z, config.psi)).clamp(-1, 1), identities)
-        for z in pool.split(256)
-    ]
-    return pool[best_per_identity(torch.cat(scores, 1), config.restarts)]
+
+    def score(rows: slice) -> torch.Tensor:
+        pictures = generator.synthesize(generator.map(pool[rows], config.psi)).clamp(-1, 1)
+        return score_flipped(recognizer, pictures, identities)
+
+    return pool[best_per_identity(torch.cat(batch.over(len(pool), score), 1), config.restarts)]
 
 
 def split_work(identities: tuple[int, ...], restarts: int, batch: int) -> Iterator[list[tuple[int, int]]]:
-    """Yields lists of at most `batch` (position of the identity, restart): candidates of all identities share batches."""
-    work = [(position, restart) for restart in range(restarts) for position in range(len(identities))]
-    for start in range(0, len(work), batch):
-        yield work[start : start + batch]
+    """Yields parts, lists of (position of the identity, restart): whole identities, at least one and about TOGETHER batches.
+
+    A part is stepped together, its batches in turn, so that an identity's restarts can be compared on the way, and the
+    batches stay full when some leave. What it takes does not grow with the number of identities.
+    """
+    many = max(1, TOGETHER * batch // restarts)
+    for first in range(0, len(identities), many):
+        positions = range(first, min(first + many, len(identities)))
+        yield [(position, restart) for restart in range(restarts) for position in positions]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an attack searches with: the models, the objective, the transform, and the whitening that some spaces need."""
+
+    generator: Generator | None
+    recognizer: Recognizer
+    objective: Term
+    transform: Transform
+    whitening: Whitening | None
+    device: torch.device
+
+
+def prepare(generator: Generator | None, recognizer: Recognizer, config: AttackConfig, device: torch.device) -> Work:
+    """Returns what a configuration searches with."""
+    objective = weighted_sum({config.objective: 1.0, "total_variation": config.tv, "l2": config.l2})
+    augment = config.augment
+    transform = RandomAffine(flip=augment.flip, degrees=augment.degrees, scale=augment.scale, shift=augment.shift)
+    whitening = fit_whitening(generator, device=device) if config.space in ("w", "w_plus") else None
+    return Work(generator, recognizer, objective, transform, whitening, device)
+
+
+def plan_batch(work: Work, config: AttackConfig, start: torch.Tensor | None) -> Batch:
+    """Returns the batch that config.memory holds, measured on the first step of a few samples.
+
+    start: [T,C,R,R], the first pictures of the space "pixels". Raises: ValueError when not even one sample fits.
+    """
+
+    def step(count: int) -> None:
+        if start is None:
+            first = torch.randn(count, work.generator.z_dim, generator=seeded("probe")).to(work.device)
+        else:
+            first = start[:1].expand(count, -1, -1, -1)
+        space = build_space(config, work.generator, first, work.whitening)
+        identities = torch.zeros(count, dtype=torch.long, device=work.device)
+        draws = Streams((("probe", index) for index in range(count)), work.device).take()
+        rows = torch.arange(count, device=work.device)
+        evaluate(space, rows, work.recognizer, identities, work.objective, work.transform, draws, 1)
+        sizes.append(sum(parameter.nbytes for parameter in space.parameters(recurse=False)) // count)
+
+    sizes: list[int] = []
+    fixed, each = measure(step, work.device)
+    weights = sum(
+        tensor.nbytes for network in (work.generator, work.recognizer) if isinstance(network, nn.Module)
+        for tensor in network.state_dict().values()
+    )  # fmt: skip
+    fixed += 0 if work.device.type == "cuda" else weights  # there they are among what is measured
+    # a sample's parameters, gradient, Adam's two moments, the copy before a step and the best so far, for a whole part
+    return plan(parse_memory(config.memory), fixed, each + 6 * TOGETHER * sizes[0], config.batch, work.device)
 
 
 def invert(
@@ -161,9 +229,10 @@ def invert(
 
     generator: the prior, None for the space "pixels". identities: classes of the target. start: [T,C,R,R] in [-1,1],
     the first pictures of the space "pixels" (C=1: greyscale, the restarts differ only in their transforms). on_step gets
-    one row a step: {"step","objective","target_score","identities"} and, every image_every steps, "images", one of each.
-    on_state gets, after every step and every part, a function that describes the work so far, for state.save_state; with
-    its answer as `state` and everything else unchanged, a later call goes on from there and ends in the same result.
+    a row every log_every steps: {"step","seconds","gradient_queries","objective","target_score","identities"} and,
+    about every image_every steps, "images", one of each. on_state gets, after every step and every part, a function that
+    describes the work so far, for state.save_state; with its answer as `state` and everything else unchanged, a later
+    call goes on from there and ends in the same result.
 
     Raises: ValueError for a configuration that cannot be run; FaultError when the objective is not finite.
     """
@@ -175,51 +244,83 @@ def invert(
     device = torch.device(device)
     start = None if start is None else start.to(device)
     wanted = torch.tensor(identities, device=device)
-    objective = weighted_sum({config.objective: 1.0, "total_variation": config.tv, "l2": config.l2})
-    transform: Transform = RandomAffine(
-        flip=config.augment.flip, degrees=config.augment.degrees, scale=config.augment.scale, shift=config.augment.shift
-    )
-    progress = dict(state) if state else {"finished": [], "search": None, "seconds": 0.0}
-    before, whitening = progress["seconds"], None
-    if config.space != "pixels":
-        start = progress["start"] if state else choose_start(generator, recognizer, wanted, config, seed)
-        start = start.to(device)
-        whitening = fit_whitening(generator, device=device) if config.space != "z" else None
-        progress["start"] = start
-    with torch.no_grad():
-        best = start if config.space == "pixels" else generator.synthesize(generator.map(start[:, 0], config.psi))
-    first_pictures = image_convention.from_uint8(image_convention.to_uint8(best.expand(-1, 3, -1, -1))).cpu()
+    work = prepare(generator, recognizer, config, device)
+    if state:
+        progress, batch = dict(state), Batch(state["batch"])
+        start = start if config.space == "pixels" else progress["start"].to(device)
+    else:
+        batch = plan_batch(work, config, start)
+        progress = {"finished": [], "search": None, "seconds": 0.0, "planned": batch.size}
+        if config.space != "pixels":
+            start = progress["start"] = choose_start(generator, recognizer, wanted, config, seed, batch)
+    before, parts = progress["seconds"], list(split_work(identities, config.restarts, progress["planned"]))
+    progress["of"] = len(parts) * config.steps
+
+    def elapsed() -> float:
+        return before + time.perf_counter() - began
 
     def describe(search: Callable[[], dict] | None = None) -> dict:
         now = search() if search else None
         steps = len(progress["finished"]) * config.steps + (now["step"] if now else 0)
-        return progress | {"search": now, "steps": steps, "seconds": before + time.perf_counter() - began}
+        return progress | {"search": now, "steps": steps, "batch": batch.size, "seconds": elapsed()}
 
+    @torch.no_grad()
+    def draw_first(rows: slice) -> torch.Tensor:
+        first = start[rows] if config.space == "pixels" else generator.synthesize(generator.map(start[rows, 0], config.psi))
+        return image_convention.to_uint8(first.expand(-1, 3, -1, -1)).cpu()
+
+    first_pictures = image_convention.from_uint8(torch.cat(batch.over(len(identities), draw_first)))
     on_state(describe)
-    parts = list(split_work(identities, config.restarts, config.batch))
-    for number, work in enumerate(parts):
+    for number, members in enumerate(parts):
         if number < len(progress["finished"]):
             continue
-        position = torch.tensor([p for p, _ in work], device=device)
-        restart = torch.tensor([r for _, r in work], device=device)
-        keys = [(seed, "search", identities[p], r) for p, r in work]
+        position, restart = torch.tensor(members, device=device).T
+        keys = [(seed, "search", identities[p], r) for p, r in members]
         first = start[position] if config.space == "pixels" else start[position, restart]
-        space = build_space(config, generator, first, whitening)
-        gradients = minimise(
-            space, recognizer, wanted[position], objective, transform, Streams(keys), steps=config.steps, optim=config.optim,
-            on_step=report_steps(on_step, number * config.steps, identities, position, config), state=progress["search"],
+        space = build_space(config, generator, first, work.whitening)
+        done = {
+            "steps": number * config.steps,
+            "gradients": sum(PROBES) + sum(part["gradients"] for part in progress["finished"]),
+        }
+        report = report_steps(on_step, done, elapsed, space, identities, position, config)
+        search = minimise(
+            space, recognizer, wanted[position], work.objective, work.transform, Streams(keys, device), steps=config.steps,
+            optim=config.optim, keep=config.keep, batch=batch, on_step=report, state=progress["search"],
+            log_every=config.log_every or (1 if device.type == "cpu" else 10),  # a row waits for the device
             on_state=lambda search: on_state(partial(describe, search)),
         )  # fmt: skip
-        with torch.no_grad():
-            pictures = image_convention.from_uint8(image_convention.to_uint8(space()))
-            streams = Streams((seed, "final", *key[2:]) for key in keys)
-            scores = score_transformed(recognizer, pictures, wanted[position], transform, streams, config.final_transforms)
-        part = {"position": position, "pictures": pictures, "scores": scores, "latents": space.latents()}
-        progress["finished"].append(part | {"gradients": gradients})
+        rows = torch.where(search.finished)[0]
+        streams = Streams(((seed, "final", *key[2:]) for key in keys), device)
+        part = judge_finished(space, rows, wanted[position], streams, work, config, batch)
+        progress["finished"].append(part | {"position": position[rows].cpu(), "gradients": search.gradients})
         progress["search"] = None
         on_state(describe)
     candidates = 2 * config.candidates if config.space != "pixels" else 0
-    return collect(progress["finished"], identities, config, candidates, before + time.perf_counter() - began, first_pictures)
+    return collect(progress["finished"], identities, config, candidates, elapsed(), first_pictures)
+
+
+@torch.no_grad()
+def judge_finished(
+    space: nn.Module,
+    rows: torch.Tensor,
+    identities: torch.Tensor,
+    streams: Streams,
+    work: Work,
+    config: AttackConfig,
+    batch: Batch,
+) -> dict:
+    """Returns the pictures (uint8), the target's transformed scores and the latents of the samples `rows` of a space."""
+
+    def judge(part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        few = rows[part]
+        pictures = image_convention.to_uint8(space(few))
+        seen, draws = image_convention.from_uint8(pictures), streams.take(few)
+        scores = score_transformed(work.recognizer, seen, identities[few], work.transform, draws, config.final_transforms)
+        return pictures.cpu(), scores.cpu()
+
+    pictures, scores = (torch.cat(found) for found in zip(*batch.over(len(rows), judge), strict=True))
+    latents = {name: values[rows].cpu() for name, values in space.latents().items()}
+    return {"pictures": pictures, "scores": scores, "latents": latents}
 
 
 def build_space(config: AttackConfig, generator: Generator | None, first: torch.Tensor, whitening) -> nn.Module:
@@ -231,16 +332,39 @@ def build_space(config: AttackConfig, generator: Generator | None, first: torch.
     return WSpace(generator, first, psi=config.psi, bound=config.bound, whitening=whitening, plus=config.space == "w_plus")
 
 
-def report_steps(on_step: Callable[[dict], None], done: int, identities: tuple[int, ...], position: torch.Tensor, config):
-    """Returns minimise's callback: it turns samples into one row a step, the best sample speaking for its identity."""
+def report_steps(
+    on_step: Callable[[dict], None],
+    done: Mapping[str, int],
+    elapsed: Callable[[], float],
+    space: nn.Module,
+    identities: tuple[int, ...],
+    position: torch.Tensor,
+    config: AttackConfig,
+) -> Callable[[int, Seen], None]:
+    """Returns minimise's callback: it turns samples into one row, the best sample speaking for its identity.
 
-    def report(step: int, losses: torch.Tensor, scores: torch.Tensor, pictures: torch.Tensor) -> None:
-        row = {"step": done + step, "objective": losses.mean().item(), "target_score": scores.mean().item()}
-        seen = position.unique()
-        best = [torch.where(position == p, losses, torch.inf).argmin() for p in seen]
-        row["identities"] = {identities[p]: scores[b].item() for p, b in zip(seen.tolist(), best, strict=True)}
-        if step % config.image_every == 0 or step == config.steps - 1:
-            row["images"] = pictures[torch.stack(best)].clamp(-1, 1).cpu()
+    done: steps and gradients of the parts before; position [N]: of the samples' identities.
+    """
+    shown = -1  # pictures come with the first row of every image_every steps
+
+    def report(step: int, seen: Seen) -> None:
+        nonlocal shown
+        losses, scores, own = seen.losses.cpu(), seen.scores.cpu(), position.cpu()
+        present = losses.isfinite()
+        row = {
+            "step": done["steps"] + step,
+            "seconds": round(elapsed(), 3),
+            "gradient_queries": done["gradients"] + seen.gradients,
+            "objective": losses[present].mean().item(),
+            "target_score": scores[present].mean().item(),
+        }
+        best = {p: torch.where(own == p, losses, torch.inf).argmin().item() for p in own.unique().tolist()}
+        row["identities"] = {identities[p]: scores[index].item() for p, index in best.items()}
+        if step // config.image_every != shown or step == config.steps - 1:
+            shown = step // config.image_every
+            with torch.no_grad():
+                pictures = [space(slice(index, index + 1)) for index in best.values()]
+            row["images"] = torch.cat(pictures).clamp(-1, 1).cpu()
         on_step(row)
 
     return report
@@ -251,17 +375,17 @@ def collect(
 ) -> AttackResult:
     """Returns the AttackResult: the best `keep` samples per identity by the target's transformed score.
 
-    parts: position [n], pictures [n,3,R,R], scores [n], latents and gradients of every part of the work; candidates: the
-    images that the start was chosen from; first [T,3,R,R].
+    parts: position [n], pictures [n,3,R,R] (uint8), scores [n], latents and gradients of every part of the work;
+    candidates: the images that the start was chosen from; first [T,3,R,R].
     """
-    position, pictures, scores = (
-        torch.cat([part[name].cpu() for part in parts]) for name in ("position", "pictures", "scores")
-    )
-    latents = {name: torch.cat([part["latents"][name].cpu() for part in parts]) for name in parts[0]["latents"]}
+    position, pictures, scores = (torch.cat([part[name] for part in parts]) for name in ("position", "pictures", "scores"))
+    latents = {name: torch.cat([part["latents"][name] for part in parts]) for name in parts[0]["latents"]}
     table = torch.stack([torch.where(position == p, scores, -1.0) for p in range(len(identities))])
     chosen = best_per_identity(table, config.keep)
-    gradients, queries = sum(part["gradients"] for part in parts), candidates + len(position) * config.final_transforms
+    gradients = sum(PROBES) + sum(part["gradients"] for part in parts)
+    queries = candidates + len(position) * config.final_transforms
     cost = Cost(seconds, gradients + queries, gradients, queries)
     latents = {name: rows[chosen.flatten()] for name, rows in latents.items()}
     # in one layout, whichever way the parts came here: the judges' last bits depend on it
-    return AttackResult(identities, pictures[chosen].contiguous(), scores[chosen], latents, cost, first.contiguous())
+    images = image_convention.from_uint8(pictures[chosen].contiguous())
+    return AttackResult(identities, images, scores[chosen], latents, cost, first.contiguous())

@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import inspect
 import io
+import itertools
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 MISTAKES = (ValueError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+SCREEN = 45  # lines of --help
 MOST_IDENTITIES = 1_000_000  # a typing mistake such as 0-99999999999 must not fill the memory
 
 
@@ -70,17 +72,15 @@ def one_line(error: BaseException) -> str:
 
 def is_fault(error: Exception) -> bool:
     """Says whether an error is a fault of the machine or the run (no memory, no space), not of this program."""
-    import torch
     from safetensors import SafetensorError
 
+    from ganinv.batches import ran_out
     from ganinv.interfaces import FaultError
 
     if isinstance(error, SafetensorError):  # wraps the system's errors in text
         return "No space left" in str(error)
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # the CPU allocator raises a plain RuntimeError
-    starved = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-    return full or starved or isinstance(error, FaultError)
+    return full or ran_out(error) or isinstance(error, FaultError)
 
 
 # ---- parsing
@@ -248,13 +248,18 @@ def choose_device(name: str):
 
 
 def format_help(config_type: type, width: int = 100) -> str:
-    """Returns one line per option: name, type, text, default; cut to width, the default never."""
+    """Returns one line per option: name, type, text, default; cut to width, the default never.
+
+    Where that is more than a screen, a group whose names and defaults fit into one line takes one.
+    """
     summary = (config_type.__doc__ or "").strip()
     if summary.startswith(f"{config_type.__name__}("):  # what dataclass writes where there is no docstring
         summary = ""
     options = list(list_options(config_type))
     column = min(34, max((len(f"{name} {kind}") for name, kind, _, _ in options), default=0)) + 4
-    lines = [f"usage: {Path(sys.argv[0]).name} [--option=value ...]", "", *summary.splitlines()[:1], ""]
+    lines = [f"usage: {Path(sys.argv[0]).name} [--option=value ...]", *summary.splitlines()[:1]]
+    if len(options) + len(lines) + 1 > SCREEN:
+        options = fold_groups(options, width)
     for name, kind, text, default in options:
         head, tail = f"  {name} {kind}".ljust(column), f"({default})"
         room = width - len(head) - len(tail) - 1
@@ -263,6 +268,18 @@ def format_help(config_type: type, width: int = 100) -> str:
         lines.append(f"{head}{text} {tail}" if text else f"{head}{tail}")
     lines += ["--dry-run prints the resolved configuration and ends; --help-verbose has the full texts."]
     return "\n".join(lines)
+
+
+def fold_groups(options: Sequence[tuple[str, str, str, str]], width: int) -> list[tuple[str, str, str, str]]:
+    """Returns options in which groups such as --augment.flip, --augment.scale are one, --augment.flip/scale, if it fits."""
+    folded = []
+    for group, found in itertools.groupby(options, lambda option: option[0].rpartition(".")[0]):
+        members = list(found)
+        names = "/".join(name.rpartition(".")[2] for name, *_ in members)
+        whole = (f"{group}.{names}", "", "", ", ".join(default for *_, default in members))
+        fits = group and len(f"  {whole[0]}  ({whole[3]})") <= width
+        folded += [whole] if fits else members
+    return folded
 
 
 def list_options(config_type: type, defaults: object = None, prefix: str = "--") -> Iterator[tuple[str, str, str, str]]:

@@ -46,7 +46,7 @@ ARROWS = {"higher": "↑", "lower": "↓"}
 # what may differ between runs of one method: it changes no reconstruction, or is the seed itself, or is compared apart
 PASSED_OVER = (
     *("seed", "out", "wandb", "device", "photos", "label", "image_every", "world", "identities"),
-    *("resume", "from_run", "save_every", "wandb_artifacts"),
+    *("resume", "from_run", "save_every", "log_every", "memory", "wandb_artifacts"),
 )
 WEIGHTS = {"prior": "generator", "target": "target"}  # role of a weight file -> option that names it
 JUDGING = ("judge", "verifier", "references", "lpips_face", "factors")  # roles whose weights give the numbers

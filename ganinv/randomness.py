@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import torch
 
+AHEAD = 256  # numbers drawn at a time for every sample: one call for many steps, and one copy to the device
+
 
 def seeded(*key: object) -> torch.Generator:
     """Returns a CPU generator that depends on the key alone, such as (seed, "restart", identity, index)."""
@@ -15,27 +17,60 @@ def seeded(*key: object) -> torch.Generator:
 
 
 class Streams:
-    """A bundle of generators, one per sample: draws are arranged sample by sample."""
+    """A bundle of generators, one per sample, whose numbers are drawn ahead and stay until advance passes them."""
 
-    def __init__(self, keys: Iterable[tuple]):
+    def __init__(self, keys: Iterable[tuple], device: torch.device | str = "cpu"):
         self.generators = [seeded(*key) for key in keys]
-        self.device = torch.device("cpu")
+        self.device = torch.device(device)
+        self.ahead = torch.empty(len(self.generators), 0, device=self.device)
 
     def __len__(self) -> int:
         return len(self.generators)
 
+    def take(self, rows: torch.Tensor | slice = slice(None)) -> Draws:
+        """Returns the numbers of some samples, from where advance left all; taken again they are the same."""
+        return Draws(self, rows)
+
+    def reach(self, count: int) -> torch.Tensor:
+        """Returns the numbers [N,at least count] from where advance left all."""
+        missing = count - self.ahead.shape[1]
+        if missing > 0:
+            missing = max(missing, AHEAD)
+            fresh = torch.stack([torch.rand(missing, generator=generator) for generator in self.generators])
+            self.ahead = torch.cat([self.ahead, fresh.to(self.device)], 1)
+        return self.ahead
+
+    def advance(self, draws: Draws) -> None:
+        """Passes what one of take's has used, which every sample uses as many of."""
+        self.ahead = self.ahead[:, draws.used :]
+
+    def get_state(self) -> dict:
+        """Returns where the streams are."""
+        return {"generators": [generator.get_state() for generator in self.generators], "ahead": self.ahead}
+
+    def set_state(self, state: dict) -> None:
+        """Puts the streams where get_state found them."""
+        for generator, place in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(place)
+        self.ahead = state["ahead"].to(self.device)
+
+
+class Draws:
+    """The numbers of some samples of a bundle, read from the front."""
+
+    def __init__(self, streams: Streams, rows: torch.Tensor | slice):
+        self.streams, self.rows, self.used = streams, rows, 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers are."""
+        return self.streams.device
+
     def uniform(self, count: int, low: float, high: float) -> torch.Tensor:
         """Returns [count] draws from [low,high); count is a multiple of the number of samples, sample after sample."""
-        each, rest = divmod(count, len(self.generators))
+        samples = len(self.streams) if isinstance(self.rows, slice) else len(self.rows)
+        each, rest = divmod(count, samples)
         assert rest == 0, "a transform draws the same number for every sample"
-        draws = torch.stack([torch.rand(each, generator=generator) for generator in self.generators])
-        return low + (high - low) * draws.flatten()
-
-    def get_state(self) -> list[torch.Tensor]:
-        """Returns where each stream is."""
-        return [generator.get_state() for generator in self.generators]
-
-    def set_state(self, states: list[torch.Tensor]) -> None:
-        """Puts each stream where get_state found it."""
-        for generator, state in zip(self.generators, states, strict=True):
-            generator.set_state(state)
+        numbers = self.streams.reach(self.used + each)[self.rows, self.used : self.used + each]
+        self.used += each
+        return low + (high - low) * numbers.flatten()

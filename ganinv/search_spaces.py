@@ -1,4 +1,7 @@
-"""Where the attack searches: z, w, w_plus, pixels. A space's parameters are what is optimised; its call gives images."""
+"""Where the attack searches: z, w, w_plus, pixels. A space's parameters are what is optimised; its call gives images.
+
+Called with rows (a slice, or a tensor of indices) it gives the images of those samples alone.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from torch import nn
 
 from ganinv.interfaces import Generator
 from ganinv.randomness import seeded
+
+Rows = torch.Tensor | slice
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,9 @@ class ZSpace(nn.Module):
         self.z = nn.Parameter(z.clone())
         self.project_()
 
-    def forward(self) -> torch.Tensor:
+    def forward(self, rows: Rows = slice(None)) -> torch.Tensor:
         """Returns images [N,3,R,R]."""
-        return self.generator.synthesize(self.generator.map(self.z, self.psi))
+        return self.generator.synthesize(self.generator.map(self.z[rows], self.psi))
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -84,13 +89,13 @@ class WSpace(nn.Module):
         self.v = nn.Parameter(v.repeat(1, generator.num_ws, 1) if plus else v)
         self.project_()
 
-    def w(self) -> torch.Tensor:
+    def w(self, rows: Rows = slice(None)) -> torch.Tensor:
         """Returns w [N,num_ws,w_dim]."""
-        return self.whitening.to_w(self.v).expand(-1, self.generator.num_ws, -1)
+        return self.whitening.to_w(self.v[rows]).expand(-1, self.generator.num_ws, -1)
 
-    def forward(self) -> torch.Tensor:
+    def forward(self, rows: Rows = slice(None)) -> torch.Tensor:
         """Returns images [N,3,R,R]."""
-        return self.generator.synthesize(self.w())
+        return self.generator.synthesize(self.w(rows))
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -110,9 +115,9 @@ class PixelSpace(nn.Module):
         self.pixels = nn.Parameter(start.clone())
         self.blur_sigma = blur_sigma
 
-    def forward(self) -> torch.Tensor:
+    def forward(self, rows: Rows = slice(None)) -> torch.Tensor:
         """Returns images [N,3,R,R]."""
-        return self.pixels.expand(-1, 3, -1, -1)
+        return self.pixels[rows].expand(-1, 3, -1, -1)
 
     @torch.no_grad()
     def project_(self) -> None:

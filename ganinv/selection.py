@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ganinv.interfaces import Recognizer
-from ganinv.randomness import Streams
+from ganinv.randomness import Draws
 from ganinv.transforms import Transform
 
 
@@ -28,11 +28,11 @@ def score_flipped(recognizer: Recognizer, images: torch.Tensor, identities: torc
 
 @torch.no_grad()
 def score_transformed(
-    recognizer: Recognizer, images: torch.Tensor, identities: torch.Tensor, transform: Transform, streams: Streams, count: int
+    recognizer: Recognizer, images: torch.Tensor, identities: torch.Tensor, transform: Transform, draws: Draws, count: int
 ) -> torch.Tensor:
     """Returns the mean softmax score [N] in [0,1] of each image for its identity [N] over `count` random transforms."""
     total = torch.zeros(len(images), device=images.device)
     for _ in range(count):
-        probabilities = recognizer(transform(images, streams)).logits.softmax(1)
+        probabilities = recognizer(transform(images, draws)).logits.softmax(1)
         total += probabilities.gather(1, identities[:, None]).squeeze(1)
     return total / count

@@ -1,4 +1,4 @@
-"""Differentiable augmentation: every draw is per sample, from a generator (or one stream per sample) handed in."""
+"""Differentiable augmentation: every draw is per sample, from a generator or streams handed in."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ganinv.randomness import Streams
+from ganinv.randomness import Draws
 
-Random = torch.Generator | Streams
+Random = torch.Generator | Draws
 Transform = Callable[[torch.Tensor, Random], torch.Tensor]  # images [N,3,H,W] -> images [N,3,H,W]
 
 
 def uniform(count: int, low: float, high: float, generator: Random) -> torch.Tensor:
-    """Returns [count] draws from [low,high), on the generator's device; with streams, sample after sample."""
-    if isinstance(generator, Streams):
+    """Returns [count] draws from [low,high), on the generator's device; of streams, sample after sample."""
+    if isinstance(generator, Draws):
         return generator.uniform(count, low, high)
     return torch.empty(count, device=generator.device).uniform_(low, high, generator=generator)
 

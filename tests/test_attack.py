@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ganinv.attack import AttackConfig, Augment, invert
+from ganinv.batches import PROBES
 from ganinv.interfaces import FaultError, Recognition
 from ganinv.optimization import Optim
 from ganinv.search_spaces import PixelSpace, fit_whitening
@@ -79,7 +80,7 @@ def test_the_cost_counts_every_image_through_the_target():
     recognizer.register_forward_hook(lambda module, arguments, output: calls.append(len(arguments[0])))
     config = replace(CONFIG, steps=7, optim=Optim(transforms=3), restarts=2, candidates=64, final_transforms=5)
     cost = invert(generator, recognizer, (0, 1, 2), config).cost
-    assert cost.gradient_queries == 3 * 2 * 7 * 3
+    assert cost.gradient_queries == 3 * 2 * 7 * 3 + sum(PROBES)
     assert cost.score_queries == 2 * 64 + 3 * 2 * 5
     assert cost.images_evaluated == sum(calls)
 
@@ -128,10 +129,13 @@ def test_an_objective_that_is_not_finite_ends_the_run():
 def test_rows_reach_the_callback_in_order():
     generator, recognizer, _ = toy_world()
     rows = []
-    invert(generator, recognizer, (0, 2), replace(CONFIG, steps=4, batch=2, image_every=2), on_step=rows.append)
-    assert [row["step"] for row in rows] == list(range(8))  # two batches of four steps
-    assert set(rows[0]["identities"]) == {0, 2}
+    invert(generator, recognizer, (0, 2, 1), replace(CONFIG, steps=4, batch=1, image_every=2), on_step=rows.append)
+    assert [row["step"] for row in rows] == list(range(8))  # two parts of four steps: two users, and the last
+    assert [set(rows[index]["identities"]) for index in (0, 4)] == [{0, 2}, {1}]
     assert rows[0]["images"].shape == (2, 3, 8, 8) and "images" not in rows[1]
+    assert [row["gradient_queries"] for row in rows] == [sum(PROBES) + n for n in (4, 8, 12, 16, 18, 20, 22, 24)]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds) and seconds[-1] > 0
 
 
 def test_pixels_are_clamped_on_both_sides():

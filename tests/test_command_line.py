@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 from dataclasses import dataclass, field
@@ -165,6 +166,15 @@ def test_help_without_a_docstring_shows_no_signature():
 
     text = format_help(Bare)
     assert "Bare" not in text and "(required)" in text
+
+
+def test_help_of_many_options_folds_groups_that_fit_and_stays_on_a_screen():
+    many = dataclasses.make_dataclass(
+        "Many", [(f"option{index}", int, index) for index in range(42)] + [("optim", Optim, field(default_factory=Optim))]
+    )
+    lines = format_help(many).splitlines()
+    assert [line.split() for line in lines if "optim" in line] == [["--optim.lr/betas", "(0.1,", "[0.9,", "0.99])"]]
+    assert len(lines) <= 45 and sum("--optim." in line for line in format_help(many, width=20).splitlines()) == 2
 
 
 def test_verbose_help_is_tyro_s(capsys):

@@ -31,5 +31,5 @@ def test_without_a_transform_the_score_is_the_softmax():
     images = generator.synthesize(torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0)))
     identities = torch.tensor([0, 1, 2])
     streams = Streams((0, i) for i in range(3))
-    score = score_transformed(recognizer, images, identities, lambda x, streams: x, streams, 3)
+    score = score_transformed(recognizer, images, identities, lambda x, draws: x, streams.take(), 3)
     torch.testing.assert_close(score, recognizer(images).logits.softmax(1).diagonal())

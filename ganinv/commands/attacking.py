@@ -142,11 +142,10 @@ def run_attack(
             config = apply_overrides(config, overrides)
             folder.write_json("provenance.json", provenance)
             folder.write_config(config)  # last: what has it can be resumed
-        batches = -(-len(identities) * config.restarts // config.batch)
-        total, first = config.steps * batches, state["steps"] if state else 0
+        first = state["steps"] if state else 0
         with (
             held_signals() as signalled,
-            tqdm(total=total, initial=first, desc=f"{method} {config.space}", disable=config.steps == 0) as bar,
+            tqdm(initial=first, desc=f"{method} {config.space}", disable=config.steps == 0) as bar,
         ):
             asked = 0
 
@@ -160,7 +159,8 @@ def run_attack(
                 nonlocal asked
                 number = signalled()
                 if number or asked % config.save_every == 0:
-                    folder.save_state(describe())
+                    folder.save_state(described := describe())
+                    bar.total = described["of"]
                 asked += 1
                 if number:
                     raise StoppedError(number, f"stopped and saved; go on with --resume={folder.path}")
