@@ -15,7 +15,7 @@ T = TypeVar("T")
 UNITS = {"MIB": 2**20, "GIB": 2**30, "TIB": 2**40, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 PROBES = (1, 4)  # samples of the two probes: what does not grow with them, such as weights, cancels
 ON_CPU = 40  # samples: more made a step slower (0.94 times the speed at 128), fewer too
-PROCESS = 600 * 2**20  # bytes of a process with its libraries, beside its weights; measured, with the judges loaded
+PROCESS = 1100 * 2**20  # bytes of a process with its libraries, beside its weights: measured
 # beside what is saved for the backward pass there are gradients and the networks' scratch: measured, see tests
 SCRATCH = 1.6
 
