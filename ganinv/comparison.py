@@ -228,6 +228,46 @@ def average_users(runs: Sequence[Run], metric: str) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64).mean(0)
 
 
+# ---- what a score costs
+
+SPENT = ("seconds", "gradient_queries")  # columns of steps.jsonl: since the attack began, candidates included
+
+
+def trace_scores(rows: Sequence[Mapping]) -> list[tuple[int, float, int, float]]:
+    """Returns (step, seconds, gradient queries, score) of rows of steps.jsonl that tell them.
+
+    The score is the mean over all users of the run of what their best sample was scored last: 0 for a user of whom no row
+    has told yet.
+    """
+    last, points = dict.fromkeys((user for row in rows for user in row["identities"]), 0.0), []
+    for row in rows:
+        last |= row["identities"]
+        points.append((row["step"], *(row[name] for name in SPENT), sum(last.values()) / len(last)))
+    return points
+
+
+def trace_methods(methods: Sequence[Method], rows: Mapping[Path, Sequence[Mapping]]) -> dict[str, dict[int, list]]:
+    """Returns label -> seed -> trace_scores of the runs' rows, by folder; {} where a row lacks what it takes.
+
+    Runs of no step are passed over.
+    """
+    if any(not {"identities", *SPENT} <= row.keys() for of_run in rows.values() for row in of_run):
+        return {}
+    found = {m.label: {run.seed: trace_scores(rows[run.folder]) for run in m.runs if rows[run.folder]} for m in methods}
+    return {label: traces for label, traces in found.items() if traces}
+
+
+def format_economy(traces: Mapping[str, Mapping[int, Sequence]]) -> str:
+    """Returns trace_methods as CSV: a line a row of steps.jsonl."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["method", "seed", "step", *SPENT, "target_score"])
+    for label, seeds in traces.items():
+        for seed, points in seeds.items():
+            writer.writerows([label, seed, *point] for point in points)
+    return file.getvalue()
+
+
 # ---- as text
 
 
@@ -368,6 +408,27 @@ def shorten_path(word: str) -> str:
 
 
 # ---- as figures
+
+
+def draw_economy(traces: Mapping[str, Mapping[int, Sequence]]) -> Figure:
+    """Returns the target's score over seconds and over gradient queries: a line a run, a colour a method."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    panels = figure.subplots(1, len(SPENT), sharey=True)
+    for column, (panel, name) in enumerate(zip(panels, SPENT, strict=True), start=1):
+        for colour, (label, seeds) in enumerate(traces.items()):
+            for number, points in enumerate(seeds.values()):
+                shown = textwrap.fill(label, 28) if number == 0 else None
+                spent, scores = [point[column] for point in points], [point[3] for point in points]
+                panel.plot(spent, scores, color=f"C{colour % 10}", label=shown, linewidth=1.2, alpha=0.8)
+        panel.set_xscale("log")
+        panel.set_xlabel(name.replace("_", " "))
+        panel.set_ylim(0, 1.02)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("target score, best sample of each user")
+    panels[-1].legend(fontsize=8)
+    return figure
 
 
 def draw_bars(methods: Sequence[Method]) -> Figure:

@@ -9,7 +9,11 @@ CPU = torch.device("cpu")
 
 
 def test_memory_is_parsed():
-    assert parse_memory("4GiB") == 4 * 2**30 and parse_memory("1.5 GB") == 1_500_000_000 and parse_memory("800mib") == 800 * 2**20
+    assert (
+        parse_memory("4GiB") == 4 * 2**30
+        and parse_memory("1.5 GB") == 1_500_000_000
+        and parse_memory("800mib") == 800 * 2**20
+    )
 
 
 @pytest.mark.parametrize("text", ["", "4", "GiB", "0GiB", "-1GiB", "4 apples", "1e3GiB", "٤GiB"])

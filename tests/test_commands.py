@@ -322,6 +322,7 @@ def test_compare_writes_table_figures_and_commands(monkeypatch, capsys):
     assert "killed: not finished, left out" in capsys.readouterr().err
     out = Path(f"results/{NAME}")
     written = {"table.md", "table.csv", "differences.csv", "commands.md", "comparison.png", "reconstructions.png"}
+    written |= {"economy.csv", "economy.png"}
     assert {path.name for path in out.iterdir()} == written | {"runs"}
     rows = {row["method"]: row for row in csv.DictReader((out / "table.csv").read_text().splitlines())}
     assert rows.keys() == {"latent w", "pixel gray-box", "random prior sample"}
@@ -330,7 +331,10 @@ def test_compare_writes_table_figures_and_commands(monkeypatch, capsys):
     commands = (out / "commands.md").read_text()
     assert commands.count("python scripts/latent_attack.py ") == 3 and "'--label=random prior sample'" in commands
     assert "/somewhere" not in commands and str(Path.cwd()) not in (out / "table.md").read_text()
-    for name in ("comparison.png", "reconstructions.png"):
+    spent = [(row["method"], row["seed"], row["step"]) for row in csv.DictReader((out / "economy.csv").open())]
+    shown = (("latent w", "0"), ("latent w", "1"), ("pixel gray-box", "0"))  # the control took no step
+    assert spent == [(method, seed, step) for method, seed in shown for step in "012"]
+    for name in ("comparison.png", "reconstructions.png", "economy.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 300
 

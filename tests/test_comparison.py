@@ -101,6 +101,26 @@ def test_the_table_says_what_is_absent_and_why(monkeypatch):
     assert float(rows[1]["target_score_high"]) == 0.75 and rows[1]["seeds"] == "1"
 
 
+def test_scores_are_traced_over_what_they_cost():
+    rows = [
+        {"step": 0, "seconds": 1.5, "gradient_queries": 4, "identities": {"0": 0.2, "1": 0.6}},
+        {"step": 5, "seconds": 2.0, "gradient_queries": 8, "identities": {"2": 0.7}},  # the next part: another user
+        {"step": 6, "seconds": 2.5, "gradient_queries": 9, "identities": {"2": 0.1}},
+    ]
+    points = comparison.trace_scores(rows)
+    assert [point[:3] for point in points] == [(0, 1.5, 4), (5, 2.0, 8), (6, 2.5, 9)]
+    assert [point[3] for point in points] == pytest.approx([0.8 / 3, 1.5 / 3, 0.9 / 3])
+    methods = comparison.group_runs([make_run("a", [1.0]), make_run("b", [1.0], seed=1), make_run("c", [1.0], label="still")])
+    folders = [run.folder for method in methods for run in method.runs]
+    traces = comparison.trace_methods(methods, dict(zip(folders, (rows, rows[:1], []), strict=True)))
+    assert {label: list(seeds) for label, seeds in traces.items()} == {methods[0].label: [0, 1]}
+    lines = comparison.format_economy(traces).splitlines()
+    assert lines[0] == "method,seed,step,seconds,gradient_queries,target_score" and len(lines) == 5
+    assert lines[4].startswith(f"{methods[0].label},1,0,1.5,4,0.4")
+    old = {"step": 0, "identities": {"0": 0.2}}
+    assert comparison.trace_methods(methods, dict(zip(folders, (rows, [old], []), strict=True))) == {}
+
+
 def test_one_user_has_no_interval():
     (method,) = group_runs([make_run("a", [0.5])])
     assert method.summary["target_score"] == {"mean": 0.5, "ci95": [None, None], "n": 1}

@@ -31,7 +31,9 @@ def test_what_is_taken_again_is_the_same_until_the_streams_advance():
     again, _ = draw(streams, both[1:], (AHEAD + 4,))
     assert torch.equal(again[0], first[1])
     streams.advance(draws)
-    state = {name: [x.clone() for x in value] if isinstance(value, list) else value for name, value in streams.get_state().items()}
+    state = {
+        name: [x.clone() for x in value] if isinstance(value, list) else value for name, value in streams.get_state().items()
+    }
     after, _ = draw(streams, both, (3 * AHEAD,))
     other = Streams((1, index) for index in range(2))
     other.set_state(state)

@@ -27,6 +27,7 @@ class Compare:
 def run(config: Compare) -> None:
     """Reads, groups and writes. Raises: ValueError when runs are missing, broken or cannot be compared."""
     from ganinv import comparison
+    from ganinv.page import read_steps
     from ganinv.report import clear_errors
 
     out = Path(config.out or f"results/{config.world}")
@@ -51,6 +52,12 @@ def run(config: Compare) -> None:
         "comparison.png": encode_png(comparison.draw_bars(methods)),
         "reconstructions.png": encode_png(comparison.draw_reconstructions(labels, users, pictures)),
     }
+    traces = comparison.trace_methods(methods, {run.folder: read_steps(run.folder) for run in runs})
+    if traces:
+        contents |= {
+            "economy.csv": comparison.format_economy(traces).encode(),
+            "economy.png": encode_png(comparison.draw_economy(traces)),
+        }
     with clear_errors(out, ValueError):
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
