@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from ganinv import caching
 from ganinv import images as image_convention
 from ganinv.batches import PROBES, Batch, measure, parse_memory, plan
 from ganinv.interfaces import Generator, Recognizer, Term
@@ -21,6 +23,7 @@ from ganinv.selection import best_per_identity, score_flipped, score_transformed
 from ganinv.transforms import RandomAffine, Transform
 
 TOGETHER = 4  # batches that are stepped together
+MOST_KEPT = 2**28  # bytes of candidates' pictures that are worth a place on the disk: 2 000 of 64 px take 25 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,23 +134,42 @@ def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple
 
 @torch.no_grad()
 def choose_start(
-    generator: Generator, recognizer: Recognizer, identities: torch.Tensor, config: AttackConfig, seed: int, batch: Batch
+    generator: Generator,
+    recognizer: Recognizer,
+    identities: torch.Tensor,
+    config: AttackConfig,
+    seed: int,
+    batch: Batch,
+    prior: str = "",
 ) -> torch.Tensor:
     """Returns z [T,restarts,z_dim]: of one seeded pool, the candidates that the target scores best per identity.
 
-    Without candidates, every identity and restart has a random z of its own.
+    Without candidates, every identity and restart has a random z of its own. The candidates' pictures are scored as 8-bit
+    files hold them, and with the prior's hash kept for the next run of any target.
     """
     if config.candidates == 0:
         keys = [(seed, "random", identity, r) for identity in identities.tolist() for r in range(config.restarts)]
         z = torch.stack([torch.randn(generator.z_dim, generator=seeded(*key)) for key in keys])
         return z.view(len(identities), config.restarts, -1).to(identities.device)
     pool = torch.randn(config.candidates, generator.z_dim, generator=seeded(seed, "candidates")).to(identities.device)
+    shape = (len(pool), 3, generator.resolution, generator.resolution)
+    file = None
+    if prior and math.prod(shape) <= MOST_KEPT:
+        file = caching.find_place(f"candidates-{prior[:16]}-{config.psi}-{seed}-{len(pool)}")
+    kept = caching.recall(file, "pictures", shape, torch.uint8) if file else None
 
-    def score(rows: slice) -> torch.Tensor:
-        pictures = generator.synthesize(generator.map(pool[rows], config.psi)).clamp(-1, 1)
-        return score_flipped(recognizer, pictures, identities)
+    def score(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        if kept is None:
+            pictures = image_convention.to_uint8(generator.synthesize(generator.map(pool[rows], config.psi)))
+        else:
+            pictures = kept[rows].to(identities.device)
+        seen = image_convention.from_uint8(pictures)
+        return pictures.cpu(), score_flipped(recognizer, seen, identities)
 
-    return pool[best_per_identity(torch.cat(batch.over(len(pool), score), 1), config.restarts)]
+    pictures, scores = zip(*batch.over(len(pool), score), strict=True)
+    if file and kept is None:
+        caching.keep(file, "pictures", torch.cat(pictures))
+    return pool[best_per_identity(torch.cat(scores, 1), config.restarts)]
 
 
 def split_work(identities: tuple[int, ...], restarts: int, batch: int) -> Iterator[list[tuple[int, int]]]:
@@ -221,6 +243,7 @@ def invert(
     seed: int = 0,
     start: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
+    prior: str = "",
     on_step: Callable[[dict], None] = ignore,
     state: Mapping | None = None,
     on_state: Callable[[Callable[[], dict]], None] = ignore,
@@ -228,7 +251,8 @@ def invert(
     """Returns the pictures that the target takes for its users, found without any information on them.
 
     generator: the prior, None for the space "pixels". identities: classes of the target. start: [T,C,R,R] in [-1,1],
-    the first pictures of the space "pixels" (C=1: greyscale, the restarts differ only in their transforms). on_step gets
+    the first pictures of the space "pixels" (C=1: greyscale, the restarts differ only in their transforms). prior: a hash
+    of the generator, under which its candidates' pictures are kept in a cache; "": they are not. on_step gets
     a row every log_every steps: {"step","seconds","gradient_queries","objective","target_score","identities"} and,
     about every image_every steps, "images", one of each. on_state gets, after every step and every part, a function that
     describes the work so far, for state.save_state; with its answer as `state` and everything else unchanged, a later
@@ -252,7 +276,7 @@ def invert(
         batch = plan_batch(work, config, start)
         progress = {"finished": [], "search": None, "seconds": 0.0, "planned": batch.size}
         if config.space != "pixels":
-            start = progress["start"] = choose_start(generator, recognizer, wanted, config, seed, batch)
+            start = progress["start"] = choose_start(generator, recognizer, wanted, config, seed, batch, prior)
     before, parts = progress["seconds"], list(split_work(identities, config.restarts, progress["planned"]))
     progress["of"] = len(parts) * config.steps
 

@@ -6,18 +6,15 @@ Photos are told by their number in the sorted list of the training photos, and n
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from ganinv import data
+from ganinv import caching, data
 from ganinv.declaration import RANGE, find_card, trained_on
-from ganinv.loading import read_tensors
 from ganinv.metrics import nearest_photo
 from ganinv.perceptual import AbsentError
 from ganinv.sight import recognize
@@ -111,25 +108,15 @@ def embed_cached(people: dict[str, list[Path]], verifier: Judge, assets: Assets,
     listing = [f"{path.parent.name}/{path.name} {path.stat().st_size}" for path in files]
     weights = str(find_card(assets.files.get(verifier.name)).get("sha256"))
     key = hashlib.sha256("\n".join([weights, str(assets.world.resolution), *listing]).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganinv" / f"training-{key[:16]}.safetensors"
-    if cache.is_file():
-        try:
-            rows = read_tensors(cache)[0].get("embeddings")
-            if rows is not None and rows.shape == (len(files), verifier.recognizer.embedding_dim):
-                return rows
-        except ValueError:
-            pass  # a broken cache is made anew
+    cache = caching.find_place(f"training-{key[:16]}")
+    rows = caching.recall(cache, "embeddings", (len(files), verifier.recognizer.embedding_dim), torch.float32)
+    if rows is not None:
+        return rows
     print(f"embedding the {len(files)} photos that the prior was trained on, once, into {cache}", file=sys.stderr)
     photos = data.load_photos(people, assets.world.resolution, progress=True)
     order = {name: row for row, name in enumerate(photos.files)}  # load_photos orders by hash
     index = torch.tensor([order[f"{path.parent.name}/{path.name}"] for path in files])
     parts = [recognize(verifier.recognizer, photos.images(part).to(device)).embeddings for part in index.split(512)]
     rows = torch.cat(parts).contiguous()
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary = cache.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"embeddings": rows}, temporary)
-        os.replace(temporary, cache)
-    except OSError as error:
-        print(f"cannot keep them ({error})", file=sys.stderr)
+    caching.keep(cache, "embeddings", rows)
     return rows

@@ -110,6 +110,46 @@ def test_a_configuration_that_cannot_be_run_is_refused(changes, message):
         invert(generator, recognizer, (0,), replace(CONFIG, **changes))
 
 
+def test_candidates_are_made_once_for_a_prior_and_the_result_is_the_same(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    generator, recognizer, _ = toy_world()
+    synthesize, made = generator.synthesize, []
+    generator.synthesize = lambda w: made.append(len(w)) or synthesize(w)
+    config = replace(CONFIG, steps=2)
+
+    def search(**changes):
+        made.clear()
+        found = invert(generator, recognizer, (0, 1, 2), replace(config, **changes), prior="a" * 64)
+        return found, sum(made)
+
+    first, whole = search()
+    (file,) = (tmp_path / "ganinv").iterdir()
+    again, rest = search()
+    assert torch.equal(again.latents["w"], first.latents["w"]) and whole - rest == 64
+    assert torch.equal(invert(generator, recognizer, (0, 1, 2), config).latents["w"], first.latents["w"])
+    for changes in {"psi": 0.5}, {"candidates": 32}:  # another pool
+        assert search(**changes)[1] == whole - 64 + changes.get("candidates", 64)
+    content = file.read_bytes()
+    for broken in content[:-9], b"", content[:100]:
+        file.write_bytes(broken)
+        found, count = search()
+        assert count == whole and torch.equal(found.latents["w"], first.latents["w"])
+        assert file.read_bytes() == content
+    monkeypatch.setattr("ganinv.attack.MOST_KEPT", 64 * 3 * 8 * 8 - 1)
+    assert search(candidates=64)[1] == whole
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    monkeypatch.undo()
+    assert not list((tmp_path / "ganinv").glob("*.tmp"))
+
+
+def test_a_cache_that_cannot_be_written_costs_a_line(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    generator, recognizer, _ = toy_world()
+    invert(generator, recognizer, (0,), replace(CONFIG, steps=1), prior="a" * 64)
+    assert "cannot keep" in capsys.readouterr().err
+
+
 def test_unknown_identities_and_open_set_targets_are_refused():
     generator, recognizer, _ = toy_world()
     with pytest.raises(ValueError, match="expected identities from 0 to 2, got 3"):

@@ -3,6 +3,9 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,8 @@ import torch
 from ganinv import command_line
 from ganinv.command_line import format_help, parse, parse_identities
 from ganinv.interfaces import FaultError
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +180,25 @@ def test_help_of_many_options_folds_groups_that_fit_and_stays_on_a_screen():
     lines = format_help(many).splitlines()
     assert [line.split() for line in lines if "optim" in line] == [["--optim.lr/betas", "(0.1,", "[0.9,", "0.99])"]]
     assert len(lines) <= 45 and sum("--optim." in line for line in format_help(many, width=20).splitlines()) == 2
+
+
+def test_how_threads_wait_is_set_before_torch_is_imported():
+    spy = """
+import os, sys
+class Spy:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"))
+            sys.exit()
+sys.meta_path.insert(0, Spy())
+import ganinv.commands.latent_attack
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, found in ({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"):
+        done = subprocess.run(
+            [sys.executable, "-c", spy], capture_output=True, text=True, env={**environment, **given}, timeout=60, cwd=ROOT
+        )
+        assert done.stdout.strip() == found, done.stderr
 
 
 def test_verbose_help_is_tyro_s(capsys):

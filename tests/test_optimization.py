@@ -215,6 +215,21 @@ def test_shares_out_of_range_are_refused(changes):
         invert(generator, recognizer, (0,), replace(CONFIG, optim=Optim(**changes)))
 
 
+def test_every_step_and_transform_has_draws_of_its_own():
+    _, recognizer, _ = toy_world()
+    drawn: list[float] = []
+
+    def note(images, draws):
+        drawn.extend(draws.uniform(len(images), 0, 1).tolist())
+        return images
+
+    minimise(
+        PixelSpace(torch.zeros(2, 1, 8, 8)), recognizer, torch.tensor([0, 1]), TERMS["confidence"], note,
+        Streams((0, index) for index in range(2)), steps=5, optim=replace(DOWNHILL, transforms=3), batch=Batch(1),
+    )  # fmt: skip
+    assert len(drawn) == len(set(drawn)) == 2 * 5 * 3
+
+
 def test_a_batch_that_is_passed_on_splits_a_step():
     pictures = torch.stack([centre(index % 3, 0.2) for index in range(6)])
     whole, _, _ = search(pictures, [0, 1, 2, 0, 1, 2], DOWNHILL, 5)

@@ -71,6 +71,7 @@ def register(monkeypatch: pytest.MonkeyPatch, world: World, folder: Path) -> Non
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GANINV_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(folder / "torch-home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache-home"))
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, command, *argv: object) -> int:

@@ -167,7 +167,8 @@ def run_attack(
 
             result = invert(
                 assets.generator, assets.target, identities, config, seed=config.seed, start=start, device=device,
-                on_step=on_step, state=state, on_state=on_state,
+                prior=provenance["weights"].get("prior", {}).get("sha256", ""), on_step=on_step, state=state,
+                on_state=on_state,
             )  # fmt: skip
         folder.write_result(result)
 
