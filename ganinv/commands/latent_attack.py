@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ganinv import command_line
 from ganinv.commands.attacking import AttackRun, recall, run_attack
+from ganinv.optimization import Optim
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentAttack(AttackRun):
     """Reconstruct a recognizer's users by searching the latent space of a public face GAN."""
 
+    # on users 5 to 14 of lfw as good as none dropped: acc_at_1 1.00 both, identity similarity 0.52 and 0.51
+    optim: Optim = field(default_factory=lambda: Optim(halve_at=(0.2, 0.4)))
     generator: str = ""  # people, StyleGAN2 (.pkl, .pt, models/NAME), module:factory or file.py:factory; "": the world's
 
 
