@@ -144,8 +144,11 @@ def draw_panel(panel, axis: str, rows: Sequence[Row], methods: Sequence[str]) ->
     }
     rows = sorted(rows, key=places[axis])
     place = {row.point.value: places[axis](row) for row in rows}
+    low, high = min(place.values()), max(place.values())
+    panel.set_xlim(low - 0.3, high + 0.3)
     if axis != "depth":
         panel.set_xscale("log")
+        panel.set_xlim(low / 1.3, high * 1.3)
         panel.minorticks_off()
     words = {value: f"{x:,}" for value, x in place.items()} if axis != "depth" else {value: value for value in place}
     panel.set_xticks(list(place.values()), [words[value] for value in place], fontsize=9)
@@ -161,4 +164,5 @@ def draw_panel(panel, axis: str, rows: Sequence[Row], methods: Sequence[str]) ->
                 panel.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
                 panel.vlines(x, low, high, color=colour, linewidth=0.8, linestyle=style)
     top1 = {row.point.value: row.top1 for row in rows}
-    panel.plot([place[value] for value in top1], list(top1.values()), color="black", linewidth=0.8, label="target top-1")
+    x = [place[value] for value in top1]
+    panel.plot(x, list(top1.values()), color="black", linewidth=0.8, marker=".", label="target top-1")

@@ -21,8 +21,8 @@ JUDGING = ("prior", "judge", "verifier", "references", "lpips_face", "factors") 
 # seconds on one core of a server's CPU, for the estimate alone
 PHOTO_S = 0.04  # a rendered photo
 STEP_S = {"linear": 0.03, "mlp": 0.06, "resnet18": 0.31, "resnet34": 0.55}  # a step of 64 photos; others: resnet18's
-CANDIDATE_S, SEARCH_S = 0.04, 0.16  # a candidate; a picture in a step of the latent search
-JUDGE_S = 10.0  # a method's pictures
+CANDIDATE_S, SEARCH_S = 0.04, 0.3  # a candidate; a picture in a step of the latent search
+JUDGE_S = 4.0  # a method's pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,7 @@ def estimate_cell(config: StudyCapacity, cell) -> float:
         if name == LATENT:
             seconds += attack.candidates * CANDIDATE_S + 5 * attack.restarts * attack.steps * SEARCH_S + JUDGE_S
         else:  # a step of five pictures; the gray-box search stops long before its last
-            seconds += attack.steps * attack.restarts * attack.optim.transforms * step * 5 / 64 * (0.3, 1)[name == "modern"]
+            seconds += attack.steps * attack.restarts * attack.optim.transforms * step * 5 / 64 * (0.1, 1)[name == "modern"]
     return seconds
 
 
