@@ -14,6 +14,7 @@ from ganinv import images as image_convention
 from ganinv.interfaces import Generator, Recognizer
 from ganinv.objectives import OBJECTIVES, weighted_sum
 from ganinv.optimization import OPTIMIZERS, Optim, minimise
+from ganinv.precision import PRECISIONS
 from ganinv.randomness import Streams, seeded
 from ganinv.search_spaces import SEARCH_SPACES, PixelSpace, WSpace, ZSpace, fit_whitening
 from ganinv.selection import best_per_identity, score_flipped, score_transformed
@@ -48,6 +49,7 @@ class AttackConfig:
     batch: int = 40  # candidates that share a batch; changes no result but the last bits
     blur_sigma: float = 0.0  # pixels: smoothing between steps
     image_every: int = 25  # steps between pictures for Weights & Biases
+    precision: str = "float32"  # float32 | bfloat16 | auto: the fastest that leaves the target's scores
     optim: Optim = field(default_factory=Optim)
     augment: Augment = field(default_factory=Augment)
 
@@ -97,6 +99,8 @@ def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple
     for name, value in least.items():
         if getattr(config, name) < value:
             raise ValueError(f"expected {name} of at least {value}, got {getattr(config, name)}")
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"expected a precision among {', '.join(PRECISIONS)}, got {config.precision}")
     if config.objective not in OBJECTIVES:
         raise ValueError(f"expected an objective among {', '.join(OBJECTIVES)}, got {config.objective}")
     ranges = {"psi": (0.0, 2.0), "bound": (0.0, 100.0), "blur_sigma": (0.0, 5.0)}
@@ -129,12 +133,17 @@ def choose_start(
         keys = [(seed, "random", identity, r) for identity in identities.tolist() for r in range(config.restarts)]
         z = torch.stack([torch.randn(generator.z_dim, generator=seeded(*key)) for key in keys])
         return z.view(len(identities), config.restarts, -1).to(identities.device)
-    pool = torch.randn(config.candidates, generator.z_dim, generator=seeded(seed, "candidates")).to(identities.device)
+    pool = draw_pool(generator, config, seed).to(identities.device)
     scores = [
         score_flipped(recognizer, generator.synthesize(generator.map(z, config.psi)).clamp(-1, 1), identities)
         for z in pool.split(256)
     ]
     return pool[best_per_identity(torch.cat(scores, 1), config.restarts)]
+
+
+def draw_pool(generator: Generator, config: AttackConfig, seed: int) -> torch.Tensor:
+    """Returns the seeded latents z [candidates,z_dim] among which the start is chosen."""
+    return torch.randn(config.candidates, generator.z_dim, generator=seeded(seed, "candidates"))
 
 
 def split_work(identities: tuple[int, ...], restarts: int, batch: int) -> Iterator[list[tuple[int, int]]]:
@@ -153,6 +162,7 @@ def invert(
     seed: int = 0,
     start: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
+    searched: tuple[Generator | None, Recognizer] | None = None,
     on_step: Callable[[dict], None] = ignore,
     state: Mapping | None = None,
     on_state: Callable[[Callable[[], dict]], None] = ignore,
@@ -160,7 +170,8 @@ def invert(
     """Returns the pictures that the target takes for its users, found without any information on them.
 
     generator: the prior, None for the space "pixels". identities: classes of the target. start: [T,C,R,R] in [-1,1],
-    the first pictures of the space "pixels" (C=1: greyscale, the restarts differ only in their transforms). on_step gets
+    the first pictures of the space "pixels" (C=1: greyscale, the restarts differ only in their transforms). searched: the
+    same prior and target in another precision, for the start choice and the search; not for the final choice. on_step gets
     one row a step: {"step","objective","target_score","identities"} and, every image_every steps, "images", one of each.
     on_state gets, after every step and every part, a function that describes the work so far, for state.save_state; with
     its answer as `state` and everything else unchanged, a later call goes on from there and ends in the same result.
@@ -181,8 +192,9 @@ def invert(
     )
     progress = dict(state) if state else {"finished": [], "search": None, "seconds": 0.0}
     before, whitening = progress["seconds"], None
+    fast_generator, fast_recognizer = searched or (generator, recognizer)
     if config.space != "pixels":
-        start = progress["start"] if state else choose_start(generator, recognizer, wanted, config, seed)
+        start = progress["start"] if state else choose_start(fast_generator, fast_recognizer, wanted, config, seed)
         start = start.to(device)
         whitening = fit_whitening(generator, device=device) if config.space != "z" else None
         progress["start"] = start
@@ -204,12 +216,14 @@ def invert(
         restart = torch.tensor([r for _, r in work], device=device)
         keys = [(seed, "search", identities[p], r) for p, r in work]
         first = start[position] if config.space == "pixels" else start[position, restart]
-        space = build_space(config, generator, first, whitening)
+        space = build_space(config, fast_generator, first, whitening)
         gradients = minimise(
-            space, recognizer, wanted[position], objective, transform, Streams(keys), steps=config.steps, optim=config.optim,
+            space, fast_recognizer, wanted[position], objective, transform, Streams(keys),
+            steps=config.steps, optim=config.optim,
             on_step=report_steps(on_step, number * config.steps, identities, position, config), state=progress["search"],
             on_state=lambda search: on_state(partial(describe, search)),
         )  # fmt: skip
+        space.generator = generator
         with torch.no_grad():
             pictures = image_convention.from_uint8(image_convention.to_uint8(space()))
             streams = Streams((seed, "final", *key[2:]) for key in keys)
