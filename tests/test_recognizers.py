@@ -63,6 +63,15 @@ def test_a_width_scales_the_stages_of_a_resnet():
             build_backbone(wrong, 8)
 
 
+@torch.no_grad()
+def test_cosine_logits_keep_float32_under_autocast():
+    model = CosineRecognizer("squeezenet1_1", num_identities=3, embedding_dim=8, input_size=32).eval()
+    embeddings = torch.nn.functional.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.classify(embeddings)
+    assert torch.equal(found, model.classify(embeddings)) and found.dtype == torch.float32
+
+
 def test_a_margin_is_taken_from_the_own_cosine_alone():
     loss = cosine_margin_loss(torch.tensor([[0.5, 0.3]]), torch.tensor([0]), scale=2.0, margin=0.2)
     assert loss.item() == pytest.approx(math.log(2))  # 2 * (0.5 - 0.2) = 2 * 0.3: even odds
