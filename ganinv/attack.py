@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -17,6 +17,7 @@ from ganinv.batches import PROBES, Batch, measure, parse_memory, plan
 from ganinv.interfaces import Generator, Recognizer, Term
 from ganinv.objectives import OBJECTIVES, weighted_sum
 from ganinv.optimization import OPTIMIZERS, Optim, Seen, evaluate, minimise
+from ganinv.precision import PRECISIONS
 from ganinv.randomness import Streams, seeded
 from ganinv.search_spaces import SEARCH_SPACES, PixelSpace, Whitening, WSpace, ZSpace, fit_whitening
 from ganinv.selection import best_per_identity, score_flipped, score_transformed
@@ -56,6 +57,7 @@ class AttackConfig:
     blur_sigma: float = 0.0  # pixels: smoothing between steps
     log_every: int = 0  # steps between rows of steps.jsonl; 0: 1, on CUDA 10
     image_every: int = 25  # steps between pictures for Weights & Biases
+    precision: str = "float32"  # float32 | bfloat16 | auto: the fastest that leaves the target's scores
     optim: Optim = field(default_factory=Optim)
     augment: Augment = field(default_factory=Augment)
 
@@ -107,6 +109,8 @@ def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple
     for name, value in least.items():
         if getattr(config, name) < value:
             raise ValueError(f"expected {name} of at least {value}, got {getattr(config, name)}")
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"expected a precision among {', '.join(PRECISIONS)}, got {config.precision}")
     if config.objective not in OBJECTIVES:
         raise ValueError(f"expected an objective among {', '.join(OBJECTIVES)}, got {config.objective}")
     ranges = {"psi": (0.0, 2.0), "bound": (0.0, 100.0), "blur_sigma": (0.0, 5.0)}
@@ -151,7 +155,7 @@ def choose_start(
         keys = [(seed, "random", identity, r) for identity in identities.tolist() for r in range(config.restarts)]
         z = torch.stack([torch.randn(generator.z_dim, generator=seeded(*key)) for key in keys])
         return z.view(len(identities), config.restarts, -1).to(identities.device)
-    pool = torch.randn(config.candidates, generator.z_dim, generator=seeded(seed, "candidates")).to(identities.device)
+    pool = draw_pool(generator, config, seed).to(identities.device)
     shape = (len(pool), 3, generator.resolution, generator.resolution)
     file = None
     if prior and math.prod(shape) <= MOST_KEPT:
@@ -170,6 +174,11 @@ def choose_start(
     if file and kept is None:
         caching.keep(file, "pictures", torch.cat(pictures))
     return pool[best_per_identity(torch.cat(scores, 1), config.restarts)]
+
+
+def draw_pool(generator: Generator, config: AttackConfig, seed: int) -> torch.Tensor:
+    """Returns the seeded latents z [candidates,z_dim] among which the start is chosen."""
+    return torch.randn(config.candidates, generator.z_dim, generator=seeded(seed, "candidates"))
 
 
 def split_work(identities: tuple[int, ...], restarts: int, batch: int) -> Iterator[list[tuple[int, int]]]:
@@ -244,6 +253,7 @@ def invert(
     start: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
     prior: str = "",
+    searched: tuple[Generator | None, Recognizer] | None = None,
     on_step: Callable[[dict], None] = ignore,
     state: Mapping | None = None,
     on_state: Callable[[Callable[[], dict]], None] = ignore,
@@ -252,7 +262,8 @@ def invert(
 
     generator: the prior, None for the space "pixels". identities: classes of the target. start: [T,C,R,R] in [-1,1],
     the first pictures of the space "pixels" (C=1: greyscale, the restarts differ only in their transforms). prior: a hash
-    of the generator, under which its candidates' pictures are kept in a cache; "": they are not. on_step gets
+    of the generator, under which its candidates' pictures are kept in a cache; "": they are not. searched: the same prior
+    and target in another precision, for the start choice and the search; not for the final choice. on_step gets
     a row every log_every steps: {"step","seconds","gradient_queries","objective","target_score","identities"} and,
     about every image_every steps, "images", one of each. on_state gets, after every step and every part, a function that
     describes the work so far, for state.save_state; with its answer as `state` and everything else unchanged, a later
@@ -269,14 +280,16 @@ def invert(
     start = None if start is None else start.to(device)
     wanted = torch.tensor(identities, device=device)
     work = prepare(generator, recognizer, config, device)
+    fast_generator, fast_recognizer = searched or (generator, recognizer)
+    fast = replace(work, generator=fast_generator, recognizer=fast_recognizer)
     if state:
         progress, batch = dict(state), Batch(state["batch"])
         start = start if config.space == "pixels" else progress["start"].to(device)
     else:
-        batch = plan_batch(work, config, start)
+        batch = plan_batch(fast, config, start)
         progress = {"finished": [], "search": None, "seconds": 0.0, "planned": batch.size}
         if config.space != "pixels":
-            start = progress["start"] = choose_start(generator, recognizer, wanted, config, seed, batch, prior)
+            start = progress["start"] = choose_start(fast_generator, fast_recognizer, wanted, config, seed, batch, prior)
     before, parts = progress["seconds"], list(split_work(identities, config.restarts, progress["planned"]))
     progress["of"] = len(parts) * config.steps
 
@@ -301,18 +314,19 @@ def invert(
         position, restart = torch.tensor(members, device=device).T
         keys = [(seed, "search", identities[p], r) for p, r in members]
         first = start[position] if config.space == "pixels" else start[position, restart]
-        space = build_space(config, generator, first, work.whitening)
+        space = build_space(config, fast_generator, first, work.whitening)
         done = {
             "steps": number * config.steps,
             "gradients": sum(PROBES) + sum(part["gradients"] for part in progress["finished"]),
         }
         report = report_steps(on_step, done, elapsed, space, identities, position, config)
         search = minimise(
-            space, recognizer, wanted[position], work.objective, work.transform, Streams(keys, device), steps=config.steps,
-            optim=config.optim, keep=config.keep, batch=batch, on_step=report, state=progress["search"],
+            space, fast_recognizer, wanted[position], work.objective, work.transform, Streams(keys, device),
+            steps=config.steps, optim=config.optim, keep=config.keep, batch=batch, on_step=report, state=progress["search"],
             log_every=config.log_every or (1 if device.type == "cpu" else 10),  # a row waits for the device
             on_state=lambda search: on_state(partial(describe, search)),
         )  # fmt: skip
+        space.generator = generator
         rows = torch.where(search.finished)[0]
         streams = Streams(((seed, "final", *key[2:]) for key in keys), device)
         part = judge_finished(space, rows, wanted[position], streams, work, config, batch)

@@ -30,11 +30,15 @@ SCREEN = 45  # lines of --help
 MOST_IDENTITIES = 1_000_000  # a typing mistake such as 0-99999999999 must not fill the memory
 
 
-def main(config_type: type, run: Callable[[typing.Any], object], argv: Sequence[str] | None = None) -> None:
+def main(
+    config_type: type, run: Callable[[typing.Any], object], argv: Sequence[str] | None = None,
+    plan: Callable[[typing.Any], dict] = lambda config: {},
+) -> None:  # fmt: skip
     """Parses argv (default: the process's) into config_type and calls run with it; ends the process on any error.
 
     config_type: a frozen dataclass, nested ones allowed; its first docstring line heads --help, and the comment behind
-    a field is the option's text. Also understood: --help, --help-verbose, --dry-run (prints the config as JSON).
+    a field is the option's text. Also understood: --help, --help-verbose, --dry-run (prints the config as JSON, and beside
+    it what plan says of it).
     Raises: SystemExit 2 for the caller's mistakes, 1 for faults, 130 or 143 when interrupted or terminated, each after
     one line on stderr.
     """
@@ -46,7 +50,7 @@ def main(config_type: type, run: Callable[[typing.Any], object], argv: Sequence[
         argv, dry_run = take_dry_run(argv)
         config = parse(config_type, spell_flags(config_type, argv))
         if dry_run:
-            print(json.dumps(dataclasses.asdict(config), indent=2, default=str))
+            print(json.dumps(dataclasses.asdict(config) | plan(config), indent=2, default=str))
             return
         run(config)
     except MISTAKES as error:

@@ -42,7 +42,7 @@ class FactorRegressor(nn.Module):
     def __init__(self, architecture: str = "vgg_trunk", input_size: int = 64):
         super().__init__()
         self.architecture, self.input_size = architecture, input_size
-        self.backbone = build_backbone(architecture, len(FACTORS))
+        self.backbone = build_backbone(architecture, len(FACTORS), input_size)
         self.register_buffer("r2", torch.zeros(len(FACTORS)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

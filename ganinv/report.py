@@ -313,7 +313,7 @@ def describe_provenance(
         "platform": platform.platform(),
         "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
-        "precision": "float32",  # of every network in an attack and its verdict
+        "precision": "float32",  # of every network; an attack replaces it by what its search took
         "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
         "seed": seed,
         "device": str(device),

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import copy
 import json
 import logging
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from ganinv.generators.stylegan2_pytorch import StyleGAN2PyTorch, build_networks, load_checkpoint, save_prior
+from ganinv.generators.stylegan2_pytorch import StyleGAN2PyTorch, build_networks, load_checkpoint, run_generator, save_prior
 from ganinv.loading import load_generator
+from ganinv.worlds import PRETRAINED
 
 ARCHITECTURES = {
     "16px": {"resolution": 16, "capacity": 4},
@@ -64,6 +67,71 @@ def test_a_package_checkpoint_gives_the_package_s_pictures(name, tmp_path):
     assert images.shape == (3, 3, prior.resolution, prior.resolution)
     torch.testing.assert_close(images, expected, atol=1e-4, rtol=1e-4)
     assert images.std() > 0.01
+
+
+def draw_stock(prior: StyleGAN2PyTorch, w: torch.Tensor) -> torch.Tensor:
+    """Returns the images of the package's own modules, as interfaces.Generator wants them."""
+    pictures = prior.synthesis(w, prior.noise.expand(len(w), -1, -1, -1))
+    colour = pictures[:, :3] * 2 - 1
+    return colour * pictures[:, 3:].clamp(0, 1) if pictures.shape[1] == 4 else colour
+
+
+def pull(draw, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the images that w gives and the gradient [N,...] of their sum under seeded weights."""
+    w = w.detach().requires_grad_()
+    images = draw(w)
+    weights = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(1), dtype=images.dtype)
+    return images.detach(), torch.autograd.grad((images * weights).sum(), w)[0]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_gradients_are_the_package_s(name):
+    prior = StyleGAN2PyTorch(*make_networks(**ARCHITECTURES[name])).double()
+    w = torch.randn(3, prior.num_ws, prior.w_dim, dtype=torch.float64)
+    (images, gradient), (expected, slope) = pull(prior.synthesize, w), pull(partial(draw_stock, prior), w)
+    attention = bool(ARCHITECTURES[name].get("attention"))  # which runs in float32
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-4 if attention else 1e-10)
+    assert (gradient - slope).norm() < (1e-4 if attention else 1e-10) * slope.norm()
+
+
+def test_a_trained_prior_gives_the_package_s_pictures_and_gradients():
+    prior = load_checkpoint(PRETRAINED / "lfw" / "prior.safetensors")
+    w = prior.map(torch.randn(8, prior.z_dim, generator=torch.Generator().manual_seed(0)), 0.8)
+    (images, gradient), (expected, slope) = pull(prior.synthesize, w), pull(partial(draw_stock, prior), w)
+    assert (images - expected).abs().max() < 1e-4
+    assert (gradient - slope).norm() < 2e-3 * slope.norm()
+    # single samples may lie on a kink of a leaky ReLU, where rounding decides the side
+    assert ((gradient - slope).flatten(1).norm(dim=1) / slope.flatten(1).norm(dim=1)).median() < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse, rough = pull(prior.synthesize, w)
+    assert coarse.dtype == torch.float32 and 0 < (coarse - expected).abs().mean() < 0.02
+    assert torch.cosine_similarity(rough.flatten(), slope.flatten(), dim=0) > 0.97
+
+
+@torch.no_grad()
+def test_what_was_made_ready_follows_the_weights():
+    mapping, synthesis = make_networks(resolution=16, capacity=4)
+    prior, other = StyleGAN2PyTorch(mapping, synthesis), StyleGAN2PyTorch(*make_networks(resolution=16, capacity=4))
+    w = torch.randn(2, prior.num_ws, prior.w_dim)
+    names = list(prior.state_dict())
+    with torch.inference_mode():
+        before = prior.synthesize(w)
+    for tensor in other.synthesis.parameters():
+        tensor.mul_(1.5)
+    prior.load_state_dict(other.state_dict())
+    assert not torch.allclose(prior.synthesize(w), before) and torch.equal(prior.synthesize(w), other.synthesize(w))
+    assert copy.deepcopy(prior).to(torch.float64).synthesize(w.double()).dtype == torch.float64
+    assert list(prior.state_dict()) == names
+
+
+def test_weights_that_change_get_the_package_s_gradients():
+    mapping, synthesis = make_networks(resolution=16, capacity=4, no_const=True)
+    synthesis.double()
+    w, noise = torch.randn(2, 3, 16, dtype=torch.float64), torch.rand(2, 16, 16, 1, dtype=torch.float64)
+    expected = torch.autograd.grad(synthesis(w, noise).square().sum(), list(synthesis.parameters()))
+    found = torch.autograd.grad(run_generator(synthesis, w, noise).square().sum(), list(synthesis.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 @torch.no_grad()

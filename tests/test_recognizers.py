@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ganinv.loading import load_recognizer, save_recognizer
-from ganinv.recognizers.torchvision import CosineRecognizer
+from ganinv.recognizers.torchvision import CosineRecognizer, build_backbone
 from ganinv.training.gan import GanTraining, falling_rate
 from ganinv.training.prior_quality import mean_off_diagonal
 from ganinv.training.recognizer import contrastive_loss, cosine_margin_loss, draw_pairs, learning_rate, verification
@@ -28,6 +28,48 @@ def test_a_mirroring_recognizer_sees_no_difference_and_stays_one_on_disk(tmp_pat
     assert not torch.allclose(model.embed(images), model.embed(images.flip(3)), atol=1e-4)
     save_recognizer(model, tmp_path / "a.safetensors", {})
     assert load_recognizer(str(tmp_path / "a.safetensors"), "cpu").mirror
+
+
+def count_parameters(architecture: str) -> int:
+    return sum(parameter.numel() for parameter in build_backbone(architecture, 16, 32).parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["linear", "mlp", "resnet18-0.125", "resnet34-0.0625"])
+def test_an_architecture_of_the_study_is_the_same_on_disk(architecture, tmp_path):
+    model = CosineRecognizer(architecture, num_identities=3, embedding_dim=8, input_size=32).eval()
+    card = save_recognizer(model, tmp_path / "a.safetensors", {})
+    loaded = load_recognizer(str(tmp_path / "a.safetensors"), "cpu")
+    images = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert card["architecture"] == architecture == loaded.architecture
+    torch.testing.assert_close(loaded(images).logits, model(images).logits, atol=0.5, rtol=0)  # of 24, by int8 rows
+
+
+@torch.no_grad()
+def test_the_linear_recognizer_is_affine_and_the_next_is_not():
+    first, second = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for architecture, affine in (("linear", True), ("mlp", False)):
+        network = build_backbone(architecture, 16, 32).eval()
+        both = network(first) + network(second)
+        assert torch.allclose(both, network(first + second) + network(torch.zeros_like(first)), atol=1e-4) == affine
+
+
+def test_a_width_scales_the_stages_of_a_resnet():
+    assert count_parameters("resnet18-1") == count_parameters("resnet18")
+    assert count_parameters("resnet34-1.0") == count_parameters("resnet34")
+    assert 0.24 < count_parameters("resnet18-0.5") / count_parameters("resnet18") < 0.27  # squared, but for the stem
+    for wrong in ("resnet18-0", "resnet18-0.01", "resnet18-999", "resnet18-x", "resnet50-2", "cubic"):
+        with pytest.raises(ValueError, match="^expected a (width|torchvision classifier)"):
+            build_backbone(wrong, 8)
+
+
+@torch.no_grad()
+def test_cosine_logits_keep_float32_under_autocast():
+    model = CosineRecognizer("squeezenet1_1", num_identities=3, embedding_dim=8, input_size=32).eval()
+    embeddings = torch.nn.functional.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.classify(embeddings)
+    assert torch.equal(found, model.classify(embeddings)) and found.dtype == torch.float32
 
 
 def test_a_margin_is_taken_from_the_own_cosine_alone():

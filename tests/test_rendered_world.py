@@ -6,15 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganinv import data, factors, people, worlds
+from ganinv import data, people, worlds
 from ganinv.commands import audit_judges, latent_attack, prepare_people
-from ganinv.generators.stylegan2_pytorch import build_networks, save_prior
-from ganinv.loading import load_recognizer, save_recognizer
-from ganinv.recognizers.torchvision import CosineRecognizer
 from ganinv.report import read_report
-from ganinv.verdict import Judge, References
-from ganinv.worlds import World, load_references, render_references
-from tests.tiny_world import BRIEF, run_main
+from ganinv.worlds import load_references, render_references
+from tests.tiny_world import BRIEF, make_rendered_world, run_main
 
 USERS, PHOTOS = 6, 20
 READABLE = [0, 3, 7]
@@ -22,26 +18,7 @@ READABLE = [0, 3, 7]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("rendered"), photos_per_user=PHOTOS, shows_references=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        mapping, synthesis = build_networks(64, 4, w_dim=32, depth=2, fmap_max=32)
-        weights = {f"SE.{name}": value for name, value in mapping.state_dict().items()}
-        weights |= {f"GE.{name}": value for name, value in synthesis.state_dict().items()}
-        save_prior(world.file("prior"), weights, {"role": "prior"})
-        for role, identities in (("target", USERS), ("judge", USERS), ("verifier", 0), ("lpips_face", 0)):
-            architecture = "alexnet_trunk" if role == "lpips_face" else "squeezenet1_1"
-            model = CosineRecognizer(architecture, num_identities=identities, embedding_dim=16, scale=8.0)
-            save_recognizer(model, world.file(role), {"role": role})
-        regressor = factors.FactorRegressor()
-        regressor.r2[READABLE] = 0.9
-        factors.save_regressor(regressor, world.file("factors"), {"role": "factors"})
-    judges = [
-        Judge(role, load_recognizer(str(world.file(role)), "cpu"), sees_users=role == "judge")
-        for role in ("judge", "verifier")
-    ]
-    References.from_photos(render_references(world, range(USERS)), judges).save(world.file("references"))
-    return world
+    return make_rendered_world(tmp_path_factory.mktemp("rendered"), users=USERS, photos=PHOTOS, readable=READABLE)
 
 
 @pytest.fixture(autouse=True)

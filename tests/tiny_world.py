@@ -1,19 +1,21 @@
-"""A complete world of random weights, made in about a second: 32 px, six users, small networks; it knows nobody."""
+"""Complete worlds of random weights, made in about a second: six users, small networks that know nobody; of 32 px, or of
+rendered people of 64 px."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from ganinv import images, worlds
+from ganinv import factors, images, worlds
 from ganinv.generators.stylegan2_pytorch import build_networks, save_prior
 from ganinv.loading import load_recognizer, save_recognizer
 from ganinv.recognizers.torchvision import CosineRecognizer
 from ganinv.verdict import Judge, References
-from ganinv.worlds import World, load_references
+from ganinv.worlds import World, load_references, render_references
 
 NAME = "tiny"
 SIDE = 32  # the least that AlexNet's trunk can read is 31
@@ -62,6 +64,30 @@ def make_tiny_world(folder: Path) -> World:
     ]
     References.from_photos(photos, judges).save(world.file("references"))
     Image.new("L", (SIDE, SIDE), 120).save(world.folder / "public_mean.png")
+    return world
+
+
+def make_rendered_world(folder: Path, *, users: int, photos: int, readable: Sequence[int]) -> World:
+    """Returns a world of rendered people after writing its files; readable: the factors that its regressor claims to read."""
+    world = World(folder, photos_per_user=photos, shows_references=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        mapping, synthesis = build_networks(64, 4, w_dim=32, depth=2, fmap_max=32)
+        weights = {f"SE.{name}": value for name, value in mapping.state_dict().items()}
+        weights |= {f"GE.{name}": value for name, value in synthesis.state_dict().items()}
+        save_prior(world.file("prior"), weights, {"role": "prior"})
+        for role, identities in (("target", users), ("judge", users), ("verifier", 0), ("lpips_face", 0)):
+            architecture = "alexnet_trunk" if role == "lpips_face" else "squeezenet1_1"
+            model = CosineRecognizer(architecture, num_identities=identities, embedding_dim=16, scale=8.0)
+            save_recognizer(model, world.file(role), {"role": role})
+        regressor = factors.FactorRegressor()
+        regressor.r2[list(readable)] = 0.9
+        factors.save_regressor(regressor, world.file("factors"), {"role": "factors"})
+    judges = [
+        Judge(role, load_recognizer(str(world.file(role)), "cpu"), sees_users=role == "judge")
+        for role in ("judge", "verifier")
+    ]
+    References.from_photos(render_references(world, range(users)), judges).save(world.file("references"))
     return world
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import torch
 
 from ganinv import command_line
-from ganinv.attack import AttackConfig, Augment, check_config, invert
+from ganinv.attack import AttackConfig, Augment, check_config, draw_pool, invert
 from ganinv.commands.judging import Court, draw_controls, judge_pictures, print_report
 from ganinv.declaration import check_independent
 from ganinv.interruption import StoppedError, held_signals
 from ganinv.optimization import Optim
+from ganinv.precision import PROBED, Choice, choose_precision, keep_memory, ready_recognizer
 from ganinv.worlds import Assets, load_assets
 
 
@@ -129,6 +130,7 @@ def run_attack(
     if assets.references is not None and assets.references.photos is not None:
         provenance["photos"] = hash_photos(assets.references.photos)
     if config.from_run or config.resume:
+        provenance["precision"] = recall_choice(config).describe()
         differences = tell_differences(config.resume or config.from_run, provenance)
         print("\n".join(differences) or "environment: no difference", file=sys.stderr)
         if config.resume and any(line.startswith(("weights", "photos")) for line in differences):
@@ -140,7 +142,11 @@ def run_attack(
         overrides = tracker.start(config.wandb, dataclasses.asdict(config), folder.path)
         if not config.resume:
             config = apply_overrides(config, overrides)
-            folder.write_json("provenance.json", provenance)
+        keep_memory()
+        target = ready_recognizer(assets.target, assets.world.resolution, device)
+        choice = take_precision(config, assets.generator, target, start, device)
+        if not config.resume:
+            folder.write_json("provenance.json", provenance | {"precision": choice.describe()})
             folder.write_config(config)  # last: what has it can be resumed
         first = state["steps"] if state else 0
         with (
@@ -166,9 +172,10 @@ def run_attack(
                     raise StoppedError(number, f"stopped and saved; go on with --resume={folder.path}")
 
             result = invert(
-                assets.generator, assets.target, identities, config, seed=config.seed, start=start, device=device,
-                prior=provenance["weights"].get("prior", {}).get("sha256", ""), on_step=on_step, state=state,
-                on_state=on_state,
+                assets.generator, target, identities, config, seed=config.seed, start=start, device=device,
+                # the candidates' pictures are kept as float32 makes them
+                prior=provenance["weights"].get("prior", {}).get("sha256", "") if config.precision == "float32" else "",
+                searched=choice.apply(assets.generator, target), on_step=on_step, state=state, on_state=on_state,
             )  # fmt: skip
         folder.write_result(result)
 
@@ -192,6 +199,34 @@ def run_attack(
         same = all(before[key] == report[key] for key in ("summary", "per_identity", "files") if key in before)
         print(f"{config.from_run}: {'the same results' if same else 'other results; compare the two report.json'}")
     return report
+
+
+def take_precision(config: AttackRun, generator, target, start: torch.Tensor | None, device: torch.device) -> Choice:
+    """Returns the forms of the networks for the search: those of the run that is resumed or repeated, else by --precision.
+
+    start: first pictures of an attack without a prior. What was taken is said in one line, float32 apart.
+    """
+    if config.resume or config.from_run:
+        return recall_choice(config)
+    if config.precision == "float32" or generator is None:
+        latents = start if start is None else start.expand(-1, 3, -1, -1).to(device)
+    else:
+        z = draw_pool(generator, dataclasses.replace(config, candidates=PROBED), config.seed).to(device)
+        with torch.no_grad():
+            latents = generator.map(z, config.psi)
+    choice = choose_precision(config.precision, generator, target, latents)
+    if config.precision != "float32":
+        print(choice.line, file=sys.stderr)
+    return choice
+
+
+def recall_choice(config: AttackRun) -> Choice:
+    """Returns the forms that the run which is resumed or repeated took. Raises: ValueError when it does not say them."""
+    file = Path(config.resume or config.from_run) / "provenance.json"
+    try:
+        return Choice.recall(json.loads(file.read_text(encoding="utf-8")).get("precision"))
+    except (OSError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"expected a provenance.json in {file.parent}, got none that can be read ({error})") from error
 
 
 def hash_photos(photos) -> str:

@@ -15,7 +15,8 @@ import os
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from ganinv.loading import check_tensors, find_checkpoint, halve, read_card, rea
 LR_MLP = 0.1  # the package's default; no checkpoint says its own, though the mapping network depends on it
 MEAN_LATENTS = 10_000
 SEED = 0  # of the noise input and of the latents behind the mean w
+SLOPE = 0.2  # of every leaky ReLU
 MOST_BLOCKS = 10  # 2048 px; what asks for more is no checkpoint
 PARTS = ("S", "G", "D", "SE", "GE", "D_aug", "D_cl")  # of the package's StyleGAN2; SE and GE are the averaged networks
 
@@ -57,45 +59,148 @@ def import_stylegan2_pytorch() -> types.ModuleType:
             del sys.modules["aim"]
 
 
-def modulated_conv(x: torch.Tensor, conv: nn.Module, style: torch.Tensor, *, upsample: bool = False) -> torch.Tensor:
-    """Returns what Conv2DMod gives, x [N,C,H,W] -> [N,F,H,W], with one plain convolution.
+# ---- the equivalent form
 
-    Scaling the input by the style, convolving, then scaling the output is Conv2DMod with the factors moved (Karras et
-    al. 2020, Eq. 1-3). A style scales whole channels, so it also commutes with the bilinear upsampling before it.
+
+@dataclass(frozen=True)
+class ConvForm:
+    """One modulated convolution. weight: [F,C,k,k], channels last; energy: [C,F], its squares summed over the kernel;
+    noise: [1 or N,F,H,W], or [1,F,1,1] where it is the same at all places."""
+
+    weight: torch.Tensor
+    energy: torch.Tensor
+    noise: torch.Tensor
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class BlockForm:
+    """One resolution. style: weight and bias of its three styles, of which `widths` are the sizes, as one layer; to_rgb:
+    [3 or 4,C]; enlarging: the matrix that doubles the picture, None for the last block."""
+
+    attention: nn.Module | None
+    style: tuple[torch.Tensor, torch.Tensor]
+    widths: tuple[int, int, int]
+    convs: tuple[ConvForm, ConvForm]
+    to_rgb: torch.Tensor
+    enlarging: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class GeneratorForm:
+    """The package's Generator with a noise input, made ready: all that no latent changes is computed.
+
+    start: the first features [1,C,4,4], or what makes them [N,C,4,4] of w.
     """
-    gain = style + 1
-    x = x * gain[:, :, None, None]
+
+    start: torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
+    blocks: tuple[BlockForm, ...]
+    dtype: torch.dtype
+
+
+def prepare_generator(network: nn.Module, noise: torch.Tensor, dtype: torch.dtype) -> GeneratorForm:
+    """Returns the form of the package's Generator in which features and convolutions are of a dtype.
+
+    noise: [N or 1,R,R,1] in [0,1). Styles, demodulation and pictures keep the network's own dtype. Gradients reach the
+    network's weights, as training needs it.
+    """
+    if network.no_const:
+
+        def start(w: torch.Tensor) -> torch.Tensor:
+            return network.initial_conv(network.to_initial_block(w.mean(1)[:, :, None, None]))
+    else:
+        start = network.initial_conv(network.initial_block)
+    blocks, side = [], 4
+    for block, attention in zip(network.blocks, network.attns, strict=True):
+        side *= 2 if block.upsample is not None else 1
+        styles = (block.to_style1, block.to_style2, block.to_rgb.to_style)
+        # the package scales by the style plus one
+        bias = torch.cat([style.bias for style in styles]) + 1
+        layers = ((block.conv1, block.to_noise1), (block.conv2, block.to_noise2))
+        blocks.append(
+            BlockForm(
+                attention=attention,
+                style=(torch.cat([style.weight for style in styles]), bias),
+                widths=tuple(style.out_features for style in styles),
+                convs=tuple(prepare_conv(conv, to_noise(noise[:, :side, :side]), dtype) for conv, to_noise in layers),
+                to_rgb=block.to_rgb.conv.weight[:, :, 0, 0],
+                enlarging=make_enlarging(side, bias.device, bias.dtype) if block.to_rgb.upsample is not None else None,
+            )
+        )
+    return GeneratorForm(start, tuple(blocks), dtype)
+
+
+def prepare_conv(conv: nn.Module, noise: torch.Tensor, dtype: torch.dtype) -> ConvForm:
+    """Returns the form of a Conv2DMod and the noise [N,H,W,F] that is added to its output."""
+    # the package swaps height and width of the noise; its checkpoints were trained so
+    noise = noise.permute(0, 3, 2, 1).contiguous(memory_format=torch.channels_last)
+    if not noise.requires_grad and bool((noise == noise[:, :, :1, :1]).all()):  # trained without: a bias is left
+        noise = noise[:, :, :1, :1].contiguous()
+    weight = conv.weight.to(dtype).contiguous(memory_format=torch.channels_last)
+    return ConvForm(weight, conv.weight.square().sum((2, 3)).T.contiguous(), noise, conv.eps)
+
+
+@functools.cache
+def make_enlarging(side: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Returns M [2*side,side]: M @ picture @ M.T is its bilinear enlargement, then the package's [1,2,1] blur.
+
+    Two small matrix products take less time than two passes over the pixels, and their gradients too.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        rows = F.interpolate(torch.eye(side)[:, None], scale_factor=2, mode="linear", align_corners=False)
+        blurred = F.conv1d(F.pad(rows, (1, 1), mode="reflect"), torch.tensor([[[0.25, 0.5, 0.25]]]))
+        return blurred[:, 0].T.contiguous().to(device, dtype)
+
+
+class Mixing(torch.autograd.Function):
+    """Pictures mix [N,K,C] @ features.T, [N,K,H*W], of features [N,H*W,C].
+
+    torch's own gradient has its channels first in memory, and every pass that meets it then takes tenfold its time.
+    """
+
+    @staticmethod
+    def forward(ctx, features: torch.Tensor, mix: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(features, mix)
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.bmm(mix, features.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features, mix = ctx.saved_tensors
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.bmm(gradient.transpose(1, 2), mix), torch.bmm(gradient, features)
+
+
+def run_conv(
+    form: ConvForm, x: torch.Tensor, scale: torch.Tensor | None, gain: torch.Tensor, *, upsample: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns features [N,F,H,W], and their factors [N,F], which whoever reads them has yet to multiply.
+
+    x: [N,C,H,W], whose own factors are scale [N,C]; gain: [N,C], the style plus one. Scaling the input by the style,
+    convolving, then scaling the output is Conv2DMod with the factors moved (Karras et al. 2020, Eq. 1-3). A style scales
+    whole channels, so it commutes with the bilinear upsampling; demodulation, being positive, commutes with the leaky
+    ReLU when noise is divided by it, so that it joins the next style and costs no pass over the features.
+    """
+    dtype = form.weight.dtype
+    x = x * (gain if scale is None else gain * scale).to(dtype)[:, :, None, None]
     if upsample:
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
-    y = F.conv2d(x, conv.weight, padding=conv.kernel // 2)
-    if not conv.demod:
-        return y
-    energy = conv.weight.square().sum((2, 3))  # [F,C]
-    return y * torch.rsqrt(gain.square() @ energy.T + conv.eps)[:, :, None, None]
+    y = F.conv2d(x, form.weight, padding=form.weight.shape[2] // 2)
+    norm = (gain.square() @ form.energy + form.epsilon).sqrt()
+    noise = (form.noise * norm[:, :, None, None]).to(dtype)
+    return add_and_activate(y, noise), 1 / norm
 
 
-def run_block(block: nn.Module, x: torch.Tensor, rgb: torch.Tensor | None, w: torch.Tensor, noise: torch.Tensor):
-    """Returns what GeneratorBlock gives: features [N,F,H,W] and the picture so far, of w [N,w_dim]."""
-    size = x.shape[2] * (2 if block.upsample is not None else 1)
-    noise = noise[:, :size, :size, :]
-    # the package swaps height and width of the noise; its checkpoints were trained so
-    noise1, noise2 = (layer(noise).permute(0, 3, 2, 1) for layer in (block.to_noise1, block.to_noise2))
-    x = modulated_conv(x, block.conv1, block.to_style1(w), upsample=block.upsample is not None)
-    x = block.activation(x + noise1)
-    x = block.activation(modulated_conv(x, block.conv2, block.to_style2(w)) + noise2)
-    picture = modulated_conv(x, block.to_rgb.conv, block.to_rgb.to_style(w))
-    if rgb is not None:
-        picture = picture + rgb
-    if block.to_rgb.upsample is not None:
-        picture = blur(F.interpolate(picture, scale_factor=2, mode="bilinear", align_corners=False))
-    return x, picture
+def add_and_activate(x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Returns leaky_relu(x + noise), x [N,F,H,W], noise [N,F,H,W] or [N,F,1,1].
 
-
-def blur(x: torch.Tensor) -> torch.Tensor:
-    """Returns x [N,C,H,W] filtered by the package's [1,2,1] kernel, reflected at the edges."""
-    row = torch.tensor([0.25, 0.5, 0.25], device=x.device, dtype=x.dtype)
-    kernel = torch.outer(row, row).expand(x.shape[1], 1, 3, 3)
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), kernel, groups=x.shape[1])
+    As rows of W*F numbers, since torch adds 16-bit floats over rows of F, which may be 16, thirtyfold slower.
+    """
+    count, features, height, width = x.shape
+    noise = noise.expand(-1, -1, noise.shape[2], width).permute(0, 2, 3, 1).reshape(count, -1, width * features)
+    rows = x.permute(0, 2, 3, 1).reshape(count, height, width * features)
+    rows = F.leaky_relu_(rows + noise, SLOPE)
+    return rows.view(count, height, width, features).permute(0, 3, 1, 2)
 
 
 def attend(attention: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -107,23 +212,34 @@ def attend(attention: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return attention(x.float()).to(x.dtype)
 
 
+def draw_pictures(form: GeneratorForm, w: torch.Tensor) -> torch.Tensor:
+    """Returns what the package's Generator gives: pictures [N,3 or 4,R,R], about [0,1], of w [N,num_ws,w_dim]."""
+    x = form.start(w) if callable(form.start) else form.start.expand(len(w), -1, -1, -1)
+    x = x.to(form.dtype).contiguous(memory_format=torch.channels_last)
+    scale, picture = None, None
+    for index, block in enumerate(form.blocks):
+        if block.attention is not None:
+            x = x if scale is None else x * scale.to(x.dtype)[:, :, None, None]
+            x, scale = attend(block.attention, x).contiguous(memory_format=torch.channels_last), None
+        gains = F.linear(w[:, index], *block.style).split(block.widths, dim=1)
+        x, scale = run_conv(block.convs[0], x, scale, gains[0], upsample=index > 0)
+        x, scale = run_conv(block.convs[1], x, scale, gains[1])
+        count, _, height, width = x.shape
+        with torch.autocast(x.device.type, enabled=False):
+            mix = (block.to_rgb * (gains[2] * scale).to(block.to_rgb)[:, None]).to(x.dtype)
+            own = Mixing.apply(x.permute(0, 2, 3, 1).flatten(1, 2), mix).to(w.dtype).view(count, -1, height, width)
+            picture = own if picture is None else picture + own
+            if block.enlarging is not None:
+                picture = block.enlarging @ (picture @ block.enlarging.T)
+    return picture
+
+
 def run_generator(network: nn.Module, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Returns what the package's Generator gives: pictures [N,3 or 4,R,R], about [0,1].
+    """Returns what the package's Generator gives: pictures [N,3 or 4,R,R], about [0,1]; for weights that change.
 
     w: [N,num_ws,w_dim]; noise: [N or 1,R,R,1] in [0,1).
     """
-    if network.no_const:
-        x = network.to_initial_block(w.mean(1)[:, :, None, None])
-        x = network.initial_conv(x)
-    else:
-        x = network.initial_conv(network.initial_block).expand(len(w), -1, -1, -1)
-    x = x.contiguous(memory_format=torch.channels_last)
-    rgb = None
-    for index, (block, attention) in enumerate(zip(network.blocks, network.attns, strict=True)):
-        if attention is not None:
-            x = attend(attention, x)
-        x, rgb = run_block(block, x, rgb, w[:, index], noise)
-    return rgb
+    return draw_pictures(prepare_generator(network, noise, noise.dtype), w)
 
 
 def build_networks(
@@ -162,7 +278,7 @@ class StyleGAN2PyTorch(nn.Module):
     seeded latents. noise: [1,R,R,1] in [0,1), the one noise input that all candidates share, by default seeded.
     """
 
-    w_slope = 0.2  # of the mapping's last leaky ReLU, which search_spaces.Whitening undoes
+    w_slope = SLOPE  # of the mapping's last leaky ReLU, which search_spaces.Whitening undoes
 
     def __init__(
         self,
@@ -185,7 +301,27 @@ class StyleGAN2PyTorch(nn.Module):
                 mean_w = mapping(z.to(next(mapping.parameters()).device)).mean(0)
         self.register_buffer("noise", noise)
         self.register_buffer("mean_w", mean_w)
+        self.forms: dict[torch.dtype, GeneratorForm] = {}
         self.eval().requires_grad_(False)
+
+    def _apply(self, *arguments, **options):
+        """Moves or casts the tensors; the forms are of the old ones, and are made anew when they are needed."""
+        self.forms.clear()
+        return super()._apply(*arguments, **options)
+
+    def _load_from_state_dict(self, *arguments):
+        self.forms.clear()
+        super()._load_from_state_dict(*arguments)
+
+    def form(self) -> GeneratorForm:
+        """Returns the synthesis network made ready, in the dtype of torch.autocast where that is on."""
+        own, kind = self.noise.dtype, self.noise.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own
+        if dtype not in self.forms:
+            # inference tensors could not take part in a later search
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):
+                self.forms[dtype] = prepare_generator(self.synthesis, self.noise, dtype)
+        return self.forms[dtype]
 
     def map(self, z: torch.Tensor, psi: float = 1.0) -> torch.Tensor:
         """Returns w [N,num_ws,w_dim] of z [N,z_dim], the same for every layer, pulled towards the mean w by psi."""
@@ -200,7 +336,9 @@ class StyleGAN2PyTorch(nn.Module):
         """
         if w.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"expected w of shape [N,{self.num_ws},{self.w_dim}], got {list(w.shape)}")
-        pictures = run_generator(self.synthesis, w, self.noise).to(w.dtype)
+        form = self.form()
+        with torch.autocast(w.device.type, enabled=False):  # the form has its own dtype
+            pictures = draw_pictures(form, w)
         images = pictures[:, :3] * 2 - 1
         return images if pictures.shape[1] == 3 else images * pictures[:, 3:].clamp(0, 1)
 
