@@ -25,7 +25,7 @@ from ganinv.benchmark.timing import Turns, fit_slope, interleave, ratio, summari
 from ganinv.images import from_uint8
 from ganinv.loading import freeze
 from ganinv.optimization import Optim
-from ganinv.randomness import Streams
+from ganinv.randomness import seeded
 from ganinv.selection import score_flipped, score_transformed
 from ganinv.state import append_jsonl
 
@@ -148,8 +148,7 @@ def measure_selection(bench: Bench) -> Iterator[dict]:
     identities, count = torch.arange(bench.batch, device=bench.device), 1 if bench.quick else 8
 
     def finish(route: Route) -> torch.Tensor:
-        streams = Streams(("final", index) for index in range(bench.batch))
-        return score_transformed(route.recognizer, pictures, identities, TRANSFORM, streams, count)
+        return score_transformed(route.recognizer, pictures, identities, TRANSFORM, seeded("final"), count)
 
     published = make_published_choice(pair.stock, pictures, identities, 1)
     times = bench.interleave(
@@ -489,4 +488,4 @@ def read_peak(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
 
 
-MEMORY = ("stock 16", "engine 16", "users 4", "users 16", "users 64")
+MEMORY = ("stock 16", "engine 16", "users 16", "users 64")
