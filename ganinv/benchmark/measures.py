@@ -337,16 +337,20 @@ def measure_training(bench: Bench) -> Iterator[dict]:
 
     def take_turn() -> None:
         wait_for(bench.device)
+        now, number = time.perf_counter(), next(turn)
         if clock:
-            times["default"].append(time.perf_counter() - clock.pop())
-        penalty = next(turn) % 2 == 0
-        times[STOCK].append(time_once(lambda: stock.step(penalty=penalty), bench.device))
+            times["default"].append(now - clock.pop())
+        if skipped <= number < config.steps - 1:  # after the last there is no step of ours that ends with a turn
+            times[STOCK].append(time_once(lambda: stock.step(penalty=number % 2 == 0), bench.device))
+        elif number == 0:
+            stock.step(penalty=False)
         clock.append(time.perf_counter())
 
     folder = Path(tempfile.mkdtemp(dir=bench.folder))
     train_gan(config, RandomPhotos(pixels, take_turn), folder, device=bench.device, features=freeze(features, bench.device))
     every = {STOCK: StockTraining.penalty_every, "default": GanTraining().r1_every}
-    times = {side: spread_penalty(values[skipped:], every[side]) for side, values in times.items()}
+    times["default"] = times["default"][skipped:]
+    times = {side: spread_penalty(values, every[side]) for side, values in times.items()}
     notes = {"default": f"{config.precision}; with encoder and face distance", "steps between penalties": every}
     yield make_row(f"training step, capacity {capacity}, batch {batch}", "ms per step", STOCK, times, notes=notes)
 
