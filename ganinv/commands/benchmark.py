@@ -128,17 +128,17 @@ def ask_child(request: Mapping, allocator: str) -> Iterator[dict]:
     environment |= CHEAP_ALLOCATION if allocator == "cheap" else {}
     environment |= {"OMP_NUM_THREADS": str(request["threads"]), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-m", "ganinv.benchmark.child"]
-    with tempfile.TemporaryFile("w+") as errors:
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        )
+    with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as errors:
+        asked.write(json.dumps(request))
+        asked.seek(0)
+        child = subprocess.Popen(command, stdin=asked, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         try:
-            child.stdin.write(json.dumps(request))
-            child.stdin.close()
             for line in child.stdout:
                 yield json.loads(line)
+        except BaseException:
+            child.kill()
+            raise
         finally:
-            child.kill() if sys.exc_info()[0] else None
             code = child.wait()
         if code:
             errors.seek(0)
