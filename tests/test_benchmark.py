@@ -14,6 +14,7 @@ from ganinv.attack import AttackConfig, invert
 from ganinv.benchmark import child, measures, networks, table, timing
 from ganinv.commands import benchmark
 from ganinv.interfaces import FaultError
+from ganinv.precision import Choice, Form
 from tests.tiny_world import run_main
 from tests.toys import toy_world
 
@@ -75,18 +76,21 @@ def test_a_step_gives_the_gradient_of_the_identities_logits(tmp_path):
     assert one.shape == (2, pair.engine.generator.num_ws, 512) and one.abs().sum() > 0 and not torch.allclose(one, two)
 
 
-def test_auto_takes_what_a_probe_finds_faster(monkeypatch, tmp_path):
+def test_auto_is_what_the_attack_would_take(monkeypatch, tmp_path):
     pair = networks.build_pair(2, "mobilenet_v3_small", tmp_path, CPU, side=32)
-    monkeypatch.setattr(networks, "interleave", lambda functions, **_: {"float32": [3.0, 1.0], "bfloat16": [2.0, 2.0]})
+    asked = []
+
+    def choose(name, generator, recognizer, latents):
+        asked.append((name, generator, recognizer, len(latents)))
+        return Choice(prior=Form("bfloat16"), line="precision: prior bfloat16, target float32")
+
+    monkeypatch.setattr(networks.precision, "choose_precision", choose)
     route, taken = networks.choose_precision(pair.engine, 2, CPU)
-    assert taken == "prior float32, target float32" and route == pair.engine
-    monkeypatch.setattr(networks, "interleave", lambda functions, **_: {"float32": [3.0], "bfloat16": [2.0]})
-    route, taken = networks.choose_precision(pair.engine, 2, CPU)
-    assert taken == "prior bfloat16, target bfloat16"
+    assert asked == [("auto", pair.engine.generator, pair.engine.recognizer, 2)]
+    assert taken == "prior bfloat16, target float32" and route.recognizer is pair.engine.recognizer
     w = networks.draw_latents(route.generator, 2, CPU)
     low, high = (side.generator.synthesize(w) for side in (route, pair.engine))
     assert low.dtype == torch.float32 and 0 < (low - high).abs().max() < 0.3
-    assert route.recognizer(high).logits.dtype == torch.float32
 
 
 # ---- arithmetic

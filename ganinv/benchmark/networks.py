@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ganinv.benchmark.timing import interleave
+from ganinv import precision
 from ganinv.generators.stylegan2_pytorch import LR_MLP, build_networks
 from ganinv.interfaces import Generator, Recognition, Recognizer
 from ganinv.loading import freeze, load_generator, load_recognizer
@@ -161,7 +161,10 @@ def build_pair(capacity: int, target: str, folder: Path, device: torch.device, *
     return Pair(
         f"capacity {capacity}, {target}",
         Route(freeze(prior, device), freeze(StockRecognizer(network, preprocessing), device)),
-        Route(load_generator(str(prior_file), device), load_recognizer(spec, device, resolution=side)),
+        Route(
+            load_generator(str(prior_file), device),
+            precision.ready_recognizer(load_recognizer(spec, device, resolution=side), side, device),
+        ),
     )
 
 
@@ -226,46 +229,8 @@ def compare_sides(pair: Pair, device: torch.device, batch: int = 4) -> dict[str,
 # ---- precision
 
 
-class LowGenerator:
-    """A prior under bfloat16 autocast; its pictures are float32."""
-
-    def __init__(self, generator: Generator):
-        self.generator = generator
-        self.z_dim, self.num_ws, self.w_dim = generator.z_dim, generator.num_ws, generator.w_dim
-        self.resolution = generator.resolution
-        self.map = generator.map
-
-    def synthesize(self, w: torch.Tensor) -> torch.Tensor:
-        """Returns images [N,3,R,R]."""
-        with torch.autocast(w.device.type, torch.bfloat16):
-            return self.generator.synthesize(w).float()
-
-
-class LowRecognizer:
-    """A target under bfloat16 autocast; its answers are float32."""
-
-    def __init__(self, recognizer: Recognizer):
-        self.recognizer = recognizer
-        self.num_identities, self.embedding_dim = recognizer.num_identities, recognizer.embedding_dim
-
-    def __call__(self, images: torch.Tensor) -> Recognition:
-        with torch.autocast(images.device.type, torch.bfloat16):
-            found = self.recognizer(images)
-        return Recognition(found.embeddings.float(), found.logits.float())
-
-
 def choose_precision(route: Route, batch: int, device: torch.device) -> tuple[Route, str]:
-    """Returns prior and target in the precision that is faster for each, by a short probe, and says what was taken."""
+    """Returns prior and target as --precision=auto runs them, and says what was taken."""
     w = draw_latents(route.generator, batch, device)
-    with torch.no_grad():
-        pictures = route.generator.synthesize(w)
-    generators = {"float32": route.generator, "bfloat16": LowGenerator(route.generator)}
-    recognizers = {"float32": route.recognizer, "bfloat16": LowRecognizer(route.recognizer)}
-
-    def fastest(functions: dict[str, Callable[[], torch.Tensor]]) -> str:
-        times = interleave(functions, seconds=0.0, device=device, least=2)
-        return min(times, key=lambda name: min(times[name]))
-
-    prior = fastest({name: pull_back(one.synthesize, w) for name, one in generators.items()})
-    target = fastest({name: pull_back(lambda x, one=one: one(x).logits, pictures) for name, one in recognizers.items()})
-    return Route(generators[prior], recognizers[target]), f"prior {prior}, target {target}"
+    choice = precision.choose_precision("auto", route.generator, route.recognizer, w)
+    return Route(*choice.apply(route.generator, route.recognizer)), choice.line.removeprefix("precision: ")
