@@ -25,7 +25,7 @@ from ganinv.benchmark.timing import Turns, fit_slope, interleave, ratio, summari
 from ganinv.images import from_uint8
 from ganinv.loading import freeze
 from ganinv.optimization import Optim
-from ganinv.randomness import seeded
+from ganinv.randomness import Streams
 from ganinv.selection import score_flipped, score_transformed
 from ganinv.state import append_jsonl
 
@@ -148,7 +148,8 @@ def measure_selection(bench: Bench) -> Iterator[dict]:
     identities, count = torch.arange(bench.batch, device=bench.device), 1 if bench.quick else 8
 
     def finish(route: Route) -> torch.Tensor:
-        return score_transformed(route.recognizer, pictures, identities, TRANSFORM, seeded("final"), count)
+        draws = Streams((("final", index) for index in range(bench.batch)), bench.device).take()
+        return score_transformed(route.recognizer, pictures, identities, TRANSFORM, draws, count)
 
     published = make_published_choice(pair.stock, pictures, identities, 1)
     times = bench.interleave(
