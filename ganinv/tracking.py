@@ -24,6 +24,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ INIT_TIMEOUT_S = 15.0  # without network wandb would try for 90 s
 REPORT_S = 3.0  # for the report's table, which waits for the service's answer, and the artifact
 FINISH_TIMEOUT_S = 5.0  # for what was not sent yet; wandb then writes all of it to its file
 END_S = 9.0  # for both; then what is left is cut off
+WRITE_S = 3.0  # for wandb's process to write its file, before it is cut off
 NOT_IN_ID = ("resume", "wandb", "wandb_artifacts", "device", "out")  # options that make no other run
 LATER = {"online": "--include-online {folder}/wandb/run-*", "offline": "{folder}/wandb/offline-run-*"}
 FIRST_COLUMNS = ("identity", "lpips", "identity_similarity")  # in every table; empty where the metric is absent
@@ -179,7 +181,7 @@ class Tracker:
 
         failed: marks it so; artifacts: also uploads report, configuration and latents as an artifact.
         """
-        run, ended = self.run, True
+        run, ended, written = self.run, True, self.measure_file()
         try:
             if run is not None:
                 ended = finish_within(END_S, partial(self.close, run, report, failed, artifacts))
@@ -188,8 +190,25 @@ class Tracker:
         finally:  # an interruption too
             self.run, self.silent = None, True  # what still waits for wandb's process fails now
             if self.lost or not ended:
+                self.await_file(written)
                 self.cut_off()
             self.restore_environment()
+
+    def measure_file(self) -> int:
+        """Returns the bytes of the newest file that wandb writes for this run, 0 without one."""
+        files = [file.stat() for file in self.folder.glob("wandb/*run-*/*.wandb")] if self.folder else []
+        return max(files, key=lambda file: file.st_mtime_ns).st_size if files else 0
+
+    def await_file(self, written: int) -> None:
+        """Waits until wandb's file has grown past `written` bytes and stands still, or for WRITE_S.
+
+        wandb's process holds what was logged back until the run ends; on a busy machine it writes it a moment later.
+        """
+        deadline, size, still = time.monotonic() + WRITE_S, 0, 0
+        while time.monotonic() < deadline and still < 3:
+            time.sleep(0.1)
+            before, size = size, self.measure_file()
+            still = still + 1 if written < size == before else 0
 
     def close(self, run, report: Mapping | None, failed: bool, artifacts: bool) -> None:
         """Does what finish tells."""

@@ -30,10 +30,10 @@ from ganinv.recognizers.torchvision import CosineRecognizer
 def recognizer(monkeypatch) -> CosineRecognizer:
     """A recognizer whose backbone is small, with running statistics that are not the first ones."""
 
-    def build(architecture: str, embedding_dim: int) -> nn.Module:
+    def build(architecture: str, embedding_dim: int, input_size: int) -> nn.Module:
         if architecture != "tiny":
             raise ValueError(f"expected tiny, got {architecture}")
-        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, embedding_dim), nn.BatchNorm1d(embedding_dim))
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * input_size**2, embedding_dim), nn.BatchNorm1d(embedding_dim))
 
     monkeypatch.setattr("ganinv.recognizers.torchvision.build_backbone", build)
     torch.manual_seed(0)

@@ -37,6 +37,7 @@ class JudgePictures:
 def run(config: JudgePictures) -> dict:
     """Returns the report, after writing it with the pictures as they were judged."""
     from ganinv.attack import AttackConfig, check_config, choose_start
+    from ganinv.batches import ON_CPU, Batch
     from ganinv.commands.attacking import hash_photos
     from ganinv.commands.judging import Court, draw_controls, judge_pictures, print_report
     from ganinv.declaration import check_independent
@@ -68,7 +69,7 @@ def run(config: JudgePictures) -> dict:
         controls = draw_controls(court, pictures, identities, psi=config.psi, seed=config.seed)
         if config.candidates:
             wanted = torch.tensor(identities, device=device)
-            z = choose_start(assets.generator, assets.target, wanted, search, config.seed)[:, 0]
+            z = choose_start(assets.generator, assets.target, wanted, search, config.seed, Batch(ON_CPU))[:, 0]
             with torch.no_grad():
                 best = assets.generator.synthesize(assets.generator.map(z, config.psi))
             best = images.from_uint8(images.to_uint8(best)).cpu().contiguous()
