@@ -204,19 +204,6 @@ def save_weights(
     return card
 
 
-def halve(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns copies on the CPU: weights (two dimensions or more) as float16, other floats as float32.
-
-    Biases, running means and variances are few and reach values that float16 does not hold.
-    """
-    return {
-        name: tensor.detach().to("cpu", (torch.float16 if tensor.ndim >= 2 else torch.float32), copy=True)
-        if tensor.is_floating_point()
-        else tensor.detach().cpu().clone()
-        for name, tensor in tensors.items()
-    }
-
-
 def quantise(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Returns copies on the CPU in a quarter of the size: weights (two dimensions or more) as int8, one step a row.
 

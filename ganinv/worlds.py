@@ -23,7 +23,6 @@ PRETRAINED = Path(__file__).resolve().parents[1] / "pretrained"
 class World:
     """A folder of weights, each with a card: prior, target, judge, verifier, lpips_face (.safetensors), references.
 
-    prior: what is searched where the folder holds no prior of its own, as --generator takes it;
     resolution: of its pictures; grey: its photos are greyscale, so a pixel search gets one channel; users: the
     sub-folder of a photo folder whose people are the target's identities, in order of name; public: likewise the others;
     photos_per_user: of people who do not exist, whose photos are rendered when asked for; 0 where people are real;
@@ -33,7 +32,6 @@ class World:
     folder: Path
     resolution: int = 64
     grey: bool = False
-    prior: str = ""
     users: str = "private"
     public: str = "public"
     photos_per_user: int = 0
@@ -46,7 +44,7 @@ class World:
 
 WORLDS = {
     "lfw": World(PRETRAINED / "lfw", grey=True),
-    "synthetic": World(PRETRAINED / "synthetic", prior="people", photos_per_user=50, shows_references=True),
+    "synthetic": World(PRETRAINED / "synthetic", photos_per_user=50, shows_references=True),
 }
 
 
@@ -90,7 +88,7 @@ def load_assets(
     Raises: ValueError for an unknown world, and whatever loading raises.
     """
     world = find_world(name)
-    prior_spec = generator or world.prior or world.file("prior")
+    prior_spec = generator or world.file("prior")
     specs = {"prior": str(find_checkpoint(prior_spec)), "target": target or str(world.file("target"))}
     model = load_recognizer(specs["target"], device, resolution=world.resolution)
     prior_model = load_generator(specs["prior"], device) if prior else None

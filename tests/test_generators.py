@@ -189,10 +189,11 @@ def test_our_own_file_keeps_pictures_mean_and_noise(name, tmp_path):
     exact = StyleGAN2PyTorch(mapping, synthesis)
     z = torch.randn(2, exact.z_dim)
     w = exact.map(z)
-    assert (prior.map(z) - w).abs().max() < 0.02 * w.std()  # with the lr_mlp that the file keeps
+    assert (prior.map(z) - w).square().mean().sqrt() < 0.05 * w.std()  # with the lr_mlp that the file keeps
     assert torch.equal(prior.mean_w, again.mean_w) and torch.equal(prior.noise, exact.noise)
-    assert (prior.mean_w - exact.mean_w).abs().max() < 0.01 * w.std()
-    assert (prior.synthesize(w) - exact.synthesize(w)).abs().max() < 0.02  # float16 weights
+    assert (prior.mean_w - exact.mean_w).square().mean().sqrt() < 0.02 * w.std()
+    pictures = exact.synthesize(w)
+    assert (prior.synthesize(w) - pictures).square().mean().sqrt() < 0.05 * pictures.std()  # weights as int8 rows
     path.with_suffix(".json").unlink()
     assert torch.equal(load_checkpoint(path).synthesize(w), prior.synthesize(w))
 

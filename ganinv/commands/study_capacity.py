@@ -148,13 +148,13 @@ class Places:
 
 
 def hash_judging(config: StudyCapacity) -> dict[str, str]:
-    """Returns role -> SHA-256 of each file of the world that gives the numbers, and the name of a prior without one."""
+    """Returns role -> SHA-256 of each file of the world that gives the numbers."""
     from ganinv.loading import sha256_file
     from ganinv.worlds import find_world
 
     world = find_world(config.world)
     files = {role: world.file(role) for role in JUDGING}
-    return {"named prior": world.prior} | {role: sha256_file(file) for role, file in files.items() if file.is_file()}
+    return {role: sha256_file(file) for role, file in files.items() if file.is_file()}
 
 
 def estimate_cell(config: StudyCapacity, cell) -> float:

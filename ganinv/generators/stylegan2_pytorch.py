@@ -23,7 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganinv.loading import check_tensors, find_checkpoint, halve, read_card, read_json, read_tensors, save_weights, show
+from ganinv.loading import (
+    check_tensors,
+    dequantise,
+    find_checkpoint,
+    quantise,
+    read_card,
+    read_json,
+    read_tensors,
+    save_weights,
+    show,
+)  # fmt: skip
 
 LR_MLP = 0.1  # the package's default; no checkpoint says its own, though the mapping network depends on it
 MEAN_LATENTS = 10_000
@@ -456,13 +466,14 @@ def build_prior(
 def save_prior(path: str | Path, weights: Mapping[str, torch.Tensor], card: Mapping, *, lr_mlp: float = LR_MLP) -> dict:
     """Writes a prior: <name>.safetensors with weights, mean w and noise, and its card. Returns the card.
 
-    weights: "SE.*" and "GE.*", as train_gan returns them; stored as loading.halve says, and the mean w is that of the
+    weights: "SE.*" and "GE.*", as train_gan returns them; stored as loading.quantise says, and the mean w is that of the
     stored weights. card: what else there is to say: command, data, seed, metrics, ...
     Raises: ValueError when the weights are no prior, or see loading.save_weights.
     """
-    stored = halve(weights)
-    architecture = infer_architecture(stored, path)
-    prior = build_prior(stored, architecture, lr_mlp, {}, path)
-    card = {**card, "kind": "stylegan2_pytorch", **architecture, "lr_mlp": lr_mlp}
+    stored = quantise(weights)
+    rounded = dequantise(stored)
+    architecture = infer_architecture(rounded, path)
+    prior = build_prior(rounded, architecture, lr_mlp, {}, path)
+    card = {**card, "kind": "stylegan2_pytorch", **architecture, "lr_mlp": lr_mlp, "stored": "int8 rows"}
     tensors = stored | {"mean_w": prior.mean_w, "noise": prior.noise}
     return save_weights(path, tensors, card, metadata={"lr_mlp": str(lr_mlp)})

@@ -33,6 +33,7 @@ AUGMENT = Chain(
         Cutout(share=0.4),
     )
 )
+NEWBORN = 250  # steps in which a critic that knows nothing yet is not listened to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,7 +390,7 @@ def train_gan(
             critic.requires_grad_(True)
             ratio = gradient[: config.batch].norm() / push.norm().clamp_min(1e-12)
             balance["scale"].lerp_(ratio, 0.01 if balance["scale"] > 0 else 1.0)
-            ramp = min(1.0, max(0.0, (step - joined) / 250 - 1))  # a newborn critic knows nothing, and is not listened to
+            ramp = min(1.0, max(0.0, (step - joined) / NEWBORN - 1))  # then it is listened to, more and more
             push = push * (config.adversarial * ramp * balance["scale"])
             gradient[:half] += push[:half]
             gradient[config.batch :] += push[half:]
