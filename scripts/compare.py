@@ -5,7 +5,7 @@
 reads every run below results/lfw/runs and writes table.md, table.csv, comparison.png, reconstructions.png and
 commands.md into results/lfw; any other runs, or folders of runs, are named in front:
 
-    python scripts/compare.py runs/latent-lfw-000 runs/pixel-lfw-000 --out=results/mine
+    python scripts/compare.py runs/latent-synthetic-000 runs/pixel-synthetic-000 --out=results/mine
 
 Time: 4 seconds on 2 CPU cores.
 """

@@ -1,6 +1,6 @@
 """Embed the users' reference photos with the judges of a world, so that an attack is scored without any photo.
 
-    python scripts/embed_references.py --photos=data/lfw
+    python scripts/embed_references.py --world=lfw --photos=data/lfw
 
 writes pretrained/lfw/references.safetensors, and public_mean.png, the mean photo of the public people.
 

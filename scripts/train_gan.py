@@ -1,6 +1,6 @@
 """Train the prior of a world on its public people, and measure it.
 
-    python scripts/train_gan.py --photos=data/lfw --critic=runs/lfw-critic/critic.safetensors \\
+    python scripts/train_gan.py --world=lfw --critic=runs/lfw-critic/critic.safetensors \\
         --eye=pretrained/lfw/lpips_face.safetensors
 
 writes state, log, sample grids and prior.safetensors with its card into runs/lfw-prior. An interrupted training goes on

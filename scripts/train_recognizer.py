@@ -1,6 +1,6 @@
 """Train a recognizer of a world: target, judge, verifier or lpips_face.
 
-    python scripts/train_recognizer.py --role=target --photos=data/lfw
+    python scripts/train_recognizer.py --world=lfw --role=target
 
 writes state, log and target.safetensors with its card (what it was trained on, what it can do) into runs/lfw-target. An
 interrupted training goes on with the same command and --resume, and ends in the same bits.

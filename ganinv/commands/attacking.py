@@ -26,7 +26,7 @@ from ganinv.worlds import Assets, load_assets
 class AttackRun(AttackConfig):
     """An attack and where it happens."""
 
-    world: str = "lfw"  # prior, target, judges and references that belong together
+    world: str = "synthetic"  # prior, target, judges and references that belong together
     identities: str = "0-4"  # users to reconstruct, such as 0-4,9
     seed: int = 0  # of candidates and transforms
     device: str = "auto"  # auto | cpu | cuda

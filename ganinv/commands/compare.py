@@ -18,7 +18,7 @@ class Compare:
     """Compare runs: compare.py [RUN ...] writes a table and figures."""
 
     runs: tuple[str, ...] = ()  # run folders, or folders of them; []: all below <out>/runs
-    world: str = "lfw"  # of the runs
+    world: str = ""  # of the runs; "": that of the first
     out: str = ""  # folder for table.md, table.csv, ...; "": results/<world>
     against: str = ""  # label of the method that the others are tested against; "": the first
     power: float = 0.0  # a difference of a metric: tell how many users it takes to see it; 0: do not
@@ -30,17 +30,20 @@ def run(config: Compare) -> None:
     from ganinv.page import read_steps
     from ganinv.report import clear_errors
 
-    out = Path(config.out or f"results/{config.world}")
-    runs = [read_run(folder) for folder in find_runs(config.runs or [str(out / "runs")])]
+    if not (config.runs or config.world or config.out):
+        raise ValueError("expected run folders, --world or --out, got none; try compare.py RUN RUN")
+    places = config.runs or [str(Path(config.out or f"results/{config.world}") / "runs")]
+    runs = [read_run(folder) for folder in find_runs(places)]
+    world = config.world or runs[0].report["world"]
+    out = Path(config.out or f"results/{world}")
     for one in runs:
-        if one.report["world"] != config.world:
-            world = one.report["world"]
-            raise ValueError(f"expected runs of the world {config.world}, got {one.folder} of {world}; see --world")
+        if one.report["world"] != world:
+            raise ValueError(f"expected runs of the world {world}, got {one.folder} of {one.report['world']}; see --world")
     methods = comparison.group_runs(runs)
     users = methods[0].runs[0].report["identities"]
     pictures = [[read_picture(method.runs[0].folder, user) for user in users] for method in methods]
     labels = [method.label for method in methods]
-    if (photos := show_users(config.world, users)) is not None:
+    if (photos := show_users(world, users)) is not None:
         labels, pictures = ["a photo of the user", *labels], [photos, *pictures]
     differences = comparison.pair_methods(methods, config.against, config.power)
     told = comparison.format_differences(differences, config.power)

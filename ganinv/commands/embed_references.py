@@ -12,7 +12,7 @@ from ganinv import command_line
 class EmbedReferences:
     """Write a world's references: the judges' embeddings of photos that no recognizer was trained on."""
 
-    world: str = "lfw"  # whose judges and users
+    world: str = "synthetic"  # whose judges and users
     photos: str = ""  # "": data/<world>; folder with private/, one sub-folder per user
     out: str = ""  # "": the world's own references file
     device: str = "auto"  # auto | cpu | cuda

@@ -23,7 +23,7 @@ class JudgePictures:
     """Judge pictures of a target's users that were made elsewhere: the same judges, controls and report."""
 
     pictures: str = ""  # folder with a sub-folder per identity number, or files <identity>_<k>.png
-    world: str = "lfw"  # prior, target, judges and references that belong together
+    world: str = "synthetic"  # prior, target, judges and references that belong together
     target: str = ""  # the recognizer that was attacked, as for the attacks; "": the world's
     photos: str = ""  # folder with photos of the users, for lpips and lpips_face; "": those are absent
     candidates: int = 2000  # of the control "best candidate", scored by the target; 0: without it

@@ -14,7 +14,7 @@ from ganinv.commands.training import claim_output, shown
 class TrainGan:
     """Train a stylegan2-pytorch generator on photos of public people."""
 
-    world: str = "lfw"  # its layout and resolution
+    world: str = "synthetic"  # its layout and resolution
     photos: str = ""  # "": data/<world>; folder with public/, one sub-folder per person
     out: str = ""  # folder of state, log, samples and weights; "": runs/<world>-prior
     critic: str = ""  # weights of role critic, in whose features reconstructions are compared; "": by pixels alone

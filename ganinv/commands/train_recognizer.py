@@ -15,7 +15,7 @@ class TrainRecognizer:
     """Train a recognizer on photos of users and of public people."""
 
     role: str = "target"  # target | judge | verifier | lpips_face | critic
-    world: str = "lfw"  # its layout and resolution
+    world: str = "synthetic"  # its layout and resolution
     photos: str = ""  # "": data/<world>; folder with private/ and public/, one sub-folder per person
     out: str = ""  # folder of state, log and weights; "": runs/<world>-<role>
     architecture: str = ""  # a torchvision classifier; "": the role's own
