@@ -80,12 +80,12 @@ class Thresholds:
 
 def find_thresholds(references: References, judge: str) -> Thresholds:
     """Returns a judge's thresholds. What cannot be had is absent here as in the verdict, which says why."""
-    rows, pairs, template = references.embeddings[judge], {}, None
+    pairs, template = {}, None
     for far in FARS:
         with contextlib.suppress(ValueError):
-            pairs[far] = metrics.accept_threshold(rows, references.person, far)
+            pairs[far] = references.threshold(judge, far)
     with contextlib.suppress(ValueError):
-        template = metrics.template_threshold(rows, references.person, DECISION_FAR)
+        template = references.threshold(judge, DECISION_FAR, metrics.template_threshold)
     return Thresholds(pairs, template)
 
 

@@ -59,12 +59,23 @@ class References:
     embeddings: dict[str, torch.Tensor]
     person: torch.Tensor
     photos: Photos | None = None
+    thresholds: dict[tuple, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         for name, rows in self.embeddings.items():
             if rows.ndim != 2 or self.person.shape != rows.shape[:1]:
                 got = f"{[*rows.shape]} for {[*self.person.shape]} references"
                 raise ValueError(f"expected embeddings [M,D] of the judge {name} for person [M], got {got}")
+
+    def threshold(self, judge: str, far: float, measure: Callable = metrics.accept_threshold) -> float:
+        """Returns a judge's threshold at a false-accept rate, by metrics' accept_threshold or template_threshold; kept.
+
+        Raises: ValueError when there are too few references for such a rate.
+        """
+        key = (judge, far, measure)
+        if key not in self.thresholds:
+            self.thresholds[key] = measure(self.embeddings[judge].float().cpu(), self.person.cpu(), far)
+        return self.thresholds[key]
 
     @classmethod
     @torch.no_grad()
@@ -403,7 +414,7 @@ def accept(
     compare_embeddings(seen, owners, judge, references)  # raises for what is missing
     rows, person = references.embeddings[judge.name].float().cpu(), references.person.cpu()
     try:
-        threshold = metrics.accept_threshold(rows, person, far)
+        threshold = references.threshold(judge.name, far)
     except ValueError as error:
         raise AbsentError(str(error)) from error
     passes = (seen.embeddings @ torch.nn.functional.normalize(rows, dim=1).T > threshold).float()  # [N,M]
@@ -421,7 +432,7 @@ def take_for_user(
     """
     similarity = compare_embeddings(seen, owners, judge, references)
     try:
-        threshold = metrics.template_threshold(references.embeddings[judge.name], references.person, DECISION_FAR)
+        threshold = references.threshold(judge.name, DECISION_FAR, metrics.template_threshold)
     except ValueError as error:
         raise AbsentError(str(error)) from error
     return similarity > threshold
