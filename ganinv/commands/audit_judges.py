@@ -25,7 +25,9 @@ def run(config: AuditJudges) -> None:
     import torch
 
     from ganinv import factors, images
+    from ganinv.changes import Projection, with_projection
     from ganinv.commands.compare import find_runs, read_run
+    from ganinv.commands.judging import Court
     from ganinv.report import clear_errors
     from ganinv.worlds import load_assets
 
@@ -54,11 +56,13 @@ def run(config: AuditJudges) -> None:
     strangers = torch.tensor([users[(position[person] + 1) % len(users)] for person in photos.person.tolist()])
     passing = (factors.distance(*assets.truth.compare(photos.images().to(device), strangers)) <= limit).double().mean().item()
     is_user = factors.distance(*assets.truth.compare(pictures, owners)) <= limit
-    said, absent = decide(assets, pictures, owners)
+    prior = Court.convene(assets, device).prior
+    changes = with_projection(Projection(prior, device) if prior else None)
+    said, absent = decide(assets, pictures, owners, changes)
     found = {name: factors.audit_judge(says, is_user) for name, says in said.items()}
     report = {
         "world": config.world, "runs": len(runs), "users": users, "limit": limit, "own_photos": len(own),
-        "strangers_photos_within_limit": passing, "judges": found, "absent": absent,
+        "strangers_photos_within_limit": passing, "type_i": list(changes), "judges": found, "absent": absent,
     }  # fmt: skip
     with clear_errors(out, ValueError):
         out.mkdir(parents=True, exist_ok=True)
@@ -67,18 +71,17 @@ def run(config: AuditJudges) -> None:
     print(format_table(report))
 
 
-def decide(assets, pictures, owners) -> tuple[dict, dict[str, str]]:
-    """Returns judge and rule -> whether it says "this is the user" [N], before and after the Type-I test, and rule ->
-    why it is absent."""
+def decide(assets, pictures, owners, changes) -> tuple[dict, dict[str, str]]:
+    """Returns judge and rule -> whether it says "this is the user" [N], before and after the Type-I test, which makes
+    `changes`, and rule -> why it is absent."""
     import torch
 
     from ganinv import verdict
-    from ganinv.changes import MILD
     from ganinv.perceptual import AbsentError
     from ganinv.sight import recognize
 
     judge, verifier = (verdict.find_judge(assets.judges, sees_users=sees) for sees in (True, False))
-    changed = [pictures, *(change(pictures) for change in MILD.values())]
+    changed = [pictures, *(change(pictures) for change in changes.values())]
     rules = {
         "judge, ranks the user first": lambda images: verdict.hits_within(
             recognize(judge.recognizer, images), owners, 1
@@ -126,7 +129,7 @@ def format_table(report: dict) -> str:
         f"the user's true factors, as 95 % of {report['own_photos']} of the users' own photos are, and "
         f"{report['strangers_photos_within_limit']:.0%} of the photos of another user. False-positive rate: of the pictures "
         "that are not the user by the factors, the share that the judge takes for the user; false-negative rate: of those "
-        "that are, the share that it does not.\n"
+        f"that are, the share that it does not. The Type-I test: {', '.join(report['type_i'])}.\n"
         + "".join(f"\n- {name}: absent: {reason}\n" for name, reason in report["absent"].items())
     )
 
