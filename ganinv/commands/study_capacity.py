@@ -39,6 +39,7 @@ class StudyCapacity:
     seeds: int = 1  # trainings and attacks of each cell
     steps: int = 300  # of each training
     batch: int = 64  # photos a step, half of them of users
+    precision: str = "float32"  # float32 | bfloat16, of the trainings: faster where the processor computes in it
     public: int = 1000  # public people, of whom the targets are trained on four fifths, with 3 photos each
     methods: str = "latent,gray-box"  # latent, gray-box, white-box, modern
     candidates: int = 400  # of the latent search
@@ -88,7 +89,7 @@ def make_training(config: StudyCapacity, cell):
 
     return dataclasses.replace(
         RECIPES["target"].training, architecture=cell.architecture, seed=cell.seed, steps=config.steps, batch=config.batch,
-        users_share=0.5, save_every_s=20.0,
+        precision=config.precision, users_share=0.5, save_every_s=20.0,
     )  # fmt: skip
 
 
@@ -387,7 +388,7 @@ def write_results(config: StudyCapacity, points: Sequence, finished: Mapping) ->
 
     rows, missing = gather(points, config.seeds, finished)
     told = {
-        "training": f"{config.steps} steps of {config.batch} photos, half of them of users, the others of four fifths of "
+        "training": f"{config.steps} steps of {config.batch} photos in {config.precision}, half of them of users, the others of four fifths of "
         f"{config.public} public people",
         "methods": f"{config.methods}; latent: {config.candidates} candidates, {config.restarts} restarts, "
         f"{config.attack_steps} steps; {CONTROL}: the best of these candidates for the target, before any search",

@@ -119,7 +119,7 @@ def train_recognizer(
         embedding_dim=config.embedding_dim,
         input_size=config.input_size,
         scale=config.scale,
-    ).to(device, memory_format=torch.channels_last)
+    ).to(device, memory_format=choose_layout(config.precision, device))
     num_users = round(config.batch * config.users_share) if users is not None and public is not None else config.batch
     sizes = [num_users, config.batch - num_users][: len(sets)]
 
@@ -134,6 +134,12 @@ def train_recognizer(
     draw = partial(draw_batch, sets, sizes)
     fit(config, model, draw, lose, out, device=device, resume=resume, on_step=on_step)
     return keep_identities(model, len(users.names) if users is not None else 0)
+
+
+def choose_layout(precision: str, device: torch.device) -> torch.memory_format:
+    """Returns the layout in which a training is fastest: a CPU's float32 weight gradients lose a fifth channels last."""
+    plain = precision == "float32" and device.type == "cpu"
+    return torch.contiguous_format if plain else torch.channels_last
 
 
 def fit(
@@ -166,11 +172,12 @@ def fit(
         truncate_jsonl(log, first - 1)
 
     model.train()
+    layout = choose_layout(config.precision, device)
     saved_at = time.monotonic()
     for step in range(first, config.steps):
         torch.manual_seed(config.seed + step)  # what a dropout draws from, which no state holds
         images, labels = draw(generator)
-        images = augment(images, generator).to(device, memory_format=torch.channels_last)
+        images = augment(images, generator).to(device, memory_format=layout)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config.steps, config.lr)
         loss, told = lose(images, labels.to(device), step)
