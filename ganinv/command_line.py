@@ -217,10 +217,19 @@ def check_seed(seed: int) -> int:
     return seed
 
 
+def choose_training_precision(precision: str, device) -> str:
+    """Returns the precision of a training for --precision: "auto" is bfloat16 where the device computes in it."""
+    from ganinv.precision import computes_bfloat16
+
+    if precision != "auto":
+        return precision
+    return "bfloat16" if computes_bfloat16(device) else "float32"
+
+
 def check_training(config) -> None:
     """Raises: ValueError when a training's precision is unknown, or a number of it is out of its range."""
     if config.precision not in ("bfloat16", "float32"):
-        raise ValueError(f"expected a precision among bfloat16, float32, got {config.precision}")
+        raise ValueError(f"expected a precision among auto, bfloat16, float32, got {config.precision}")
     for name in ("steps", "batch", "capacity", "sample_every", "lr"):
         if hasattr(config, name) and not getattr(config, name) > 0:
             raise ValueError(f"expected {name} above 0, got {getattr(config, name)}")

@@ -129,6 +129,13 @@ def find_foldable(network: nn.Module, prefix: str = "") -> list[tuple[str, str]]
 # ---- precision
 
 
+def computes_bfloat16(device: torch.device | str) -> bool:
+    """Returns whether a device computes in bfloat16; one that only imitates it takes ten times as long as in float32."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 @dataclass(frozen=True)
 class Form:
     """How one network runs. dtype: float32 | bfloat16; layout of its weights, None: as it is."""
@@ -227,7 +234,9 @@ def choose_precision(precision: str, generator: Generator | None, recognizer: Re
     if precision == "bfloat16":
         both = Form("bfloat16")
         return Choice(both if generator is not None else Form(), both, "precision: bfloat16 in start choice and search")
-    latents = latents[:PROBED].detach()
+    latents, dtypes = latents[:PROBED].detach(), ["float32"]
+    if computes_bfloat16(latents.device):
+        dtypes.append("bfloat16")
     with torch.no_grad():
         pictures = latents if generator is None else generator.synthesize(latents).clamp(-1, 1)
         scores = recognizer(pictures).logits.softmax(1)
@@ -239,7 +248,7 @@ def choose_precision(precision: str, generator: Generator | None, recognizer: Re
 
     form, prior, told = Form(), generator, []
     if generator is not None:
-        forms = [Form(), Form("bfloat16")]
+        forms = [Form(dtype) for dtype in dtypes]
         form, prior, gain = take_fastest(
             forms, generator, lambda network: network.synthesize, latents, lambda network: change(network, recognizer)
         )
@@ -247,14 +256,16 @@ def choose_precision(precision: str, generator: Generator | None, recognizer: Re
         with torch.no_grad():
             pictures = prior.synthesize(latents).clamp(-1, 1)
     layouts = (None, "contiguous") if isinstance(recognizer, nn.Module) else (None,)
-    forms = [Form(dtype, layout) for dtype in ("float32", "bfloat16") for layout in layouts]
+    forms = [Form(dtype, layout) for dtype in dtypes for layout in layouts]
     own, target, gain = take_fastest(
         forms, recognizer, lambda network: lambda x: network(x).logits, pictures, lambda network: change(prior, network)
     )
     told.append(f"target {own} ({gain:.1f})")
     tf32 = f"; tf32 {'on' if torch.backends.cudnn.allow_tf32 else 'off'} in convolutions" if latents.is_cuda else ""
+    untried = "" if len(dtypes) > 1 else "; bfloat16 not tried, which this processor does not compute in"
     difference = change(prior, target)
-    line = f"precision: {', '.join(told)}; scores differ by {difference:.3f} in the mean, at most {TOLERANCE} allowed{tf32}"
+    line = f"precision: {', '.join(told)}; scores differ by {difference:.3f} in the mean, at most {TOLERANCE} allowed"
+    line += tf32 + untried
     return Choice(form, own, line)
 
 

@@ -218,6 +218,14 @@ def test_parse_identities_names_what_it_refuses(text):
         parse_identities(text)
 
 
+@pytest.mark.parametrize("computes", [True, False])
+def test_a_training_is_in_bfloat16_where_the_device_computes_in_it(monkeypatch, computes):
+    monkeypatch.setattr("ganinv.precision.computes_bfloat16", lambda device: computes)
+    assert command_line.choose_training_precision("auto", "cpu") == ("bfloat16" if computes else "float32")
+    for asked in ("float32", "bfloat16", "float16"):
+        assert command_line.choose_training_precision(asked, "cpu") == asked
+
+
 @pytest.mark.parametrize(
     "setting", [{"steps": 0}, {"lr": -1.0}, {"alone": 1.5}, {"alone": float("nan")}, {"perceptual": -0.1}]
 )

@@ -149,7 +149,13 @@ class Slow(LinearGenerator):
         return super().synthesize(w) * (self.gain if torch.is_autocast_enabled("cpu") else 1)
 
 
-def test_auto_takes_the_fastest_form_unless_the_scores_move():
+@pytest.fixture
+def computing(monkeypatch):
+    """A processor that computes in bfloat16, whatever this one does."""
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: True)
+
+
+def test_auto_takes_the_fastest_form_unless_the_scores_move(computing):
     _, target, known = toy_world()
     prior, w = Slow(), known[:, None].repeat(1, 2, 1)
     choice = choose_precision("auto", prior, target, w)
@@ -159,13 +165,20 @@ def test_auto_takes_the_fastest_form_unless_the_scores_move():
     assert choice.prior == Form() and "prior float32" in choice.line
 
 
-def test_forms_after_the_warm_up_s_bound_are_not_tried(monkeypatch):
+def test_auto_does_not_try_what_the_processor_only_imitates(monkeypatch):
+    monkeypatch.setattr(precision, "computes_bfloat16", lambda device: False)
+    _, target, known = toy_world()
+    choice = choose_precision("auto", Slow(), target, known[:, None].repeat(1, 2, 1))
+    assert choice.prior == Form() and choice.target.dtype == "float32" and "bfloat16 not tried" in choice.line
+
+
+def test_forms_after_the_warm_up_s_bound_are_not_tried(monkeypatch, computing):
     monkeypatch.setattr(precision, "WARM_UP_S", -1.0)
     _, target, known = toy_world()
     assert choose_precision("auto", Slow(), target, known[:, None].repeat(1, 2, 1)).prior == Form()
 
 
-def test_a_form_that_the_network_refuses_is_passed_over():
+def test_a_form_that_the_network_refuses_is_passed_over(computing):
     class Refusing(Slow):
         def synthesize(self, w):
             if torch.is_autocast_enabled("cpu"):

@@ -321,6 +321,7 @@ class RandomPhotos:
 
 def measure_training(bench: Bench) -> Iterator[dict]:
     """Yields a training step of the prior against one of stylegan2-pytorch, penalties spread as each spreads them."""
+    from ganinv.command_line import choose_training_precision
     from ganinv.recognizers.torchvision import CosineRecognizer
     from ganinv.training.gan import GanTraining, train_gan
 
@@ -328,7 +329,7 @@ def measure_training(bench: Bench) -> Iterator[dict]:
     # the penalty comes every second step, so that few steps time both kinds; then its share is that of the defaults
     config = GanTraining(
         resolution=bench.side, capacity=capacity, batch=batch, alone=0.0, r1_every=2, steps=3 if bench.quick else 9,
-        save_every_s=math.inf,
+        save_every_s=math.inf, precision=choose_training_precision("auto", bench.device),
     )  # fmt: skip
     pixels = torch.randint(0, 256, (64, 3, bench.side, bench.side), dtype=torch.uint8)
     features = CosineRecognizer("vgg_trunk", num_identities=0)

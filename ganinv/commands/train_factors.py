@@ -19,7 +19,7 @@ class TrainFactors:
     out: str = ""  # folder of state, log and weights; "": runs/<world>-factors
     steps: int = 2500  # of 128 photos each
     seed: int = 11  # of weights and draws
-    precision: str = "bfloat16"  # bfloat16 | float32
+    precision: str = "auto"  # auto | bfloat16 | float32; auto: bfloat16 where the device computes in it
     device: str = "auto"  # auto | cpu | cuda
     resume: bool = False  # go on from the state in out
     wandb: str = "offline"  # offline | online | disabled
@@ -33,11 +33,12 @@ def run(config: TrainFactors) -> None:
     from ganinv.worlds import find_world, load_public
 
     world, folder = find_world(config.world), config.photos or f"data/{config.world}"
-    settings = dataclasses.replace(training.TRAINING, steps=config.steps, seed=config.seed, precision=config.precision)
+    device = command_line.choose_device(config.device)
+    precision = command_line.choose_training_precision(config.precision, device)
+    settings = dataclasses.replace(training.TRAINING, steps=config.steps, seed=config.seed, precision=precision)
     out = Path(config.out or f"runs/{config.world}-factors")
     weights = out / "factors.safetensors"
     command_line.check_training(settings)
-    device = command_line.choose_device(config.device)
     claim_output(out, weights, resume=config.resume)
     photos = load_public(world, folder, (0.0, HELD_OUT[0]))
     with shown(config, settings.steps, "factors", out) as on_step:

@@ -26,7 +26,7 @@ class TrainGan:
     perceptual: float = 0.1  # weight of the distance in the features of --critic
     lr: float = 2e-4  # 4e-4 diverges
     seed: int = 0  # of weights and draws
-    precision: str = "bfloat16"  # bfloat16 | float32
+    precision: str = "auto"  # auto | bfloat16 | float32; auto: bfloat16 where the device computes in it
     device: str = "auto"  # auto | cpu | cuda
     resume: bool = False  # go on from the state in out
     sample_every: int = 500  # steps between sample grids
@@ -45,10 +45,11 @@ def run(config: TrainGan) -> None:
     world, device = find_world(config.world), command_line.choose_device(config.device)
     out = Path(config.out or f"runs/{config.world}-prior")
     folder = config.photos or f"data/{config.world}"
-    command_line.check_training(config)
+    precision = command_line.choose_training_precision(config.precision, device)
+    command_line.check_training(dataclasses.replace(config, precision=precision))
     claim_output(out, out / "prior.safetensors", resume=config.resume)
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GanTraining) if hasattr(config, f.name)}
-    settings = GanTraining(resolution=world.resolution, **shared)
+    settings = GanTraining(resolution=world.resolution, **shared | {"precision": precision})
     eye = load_recognizer(config.eye, device) if config.eye else None  # now: a wrong one must not cost a training
     features = load_recognizer(config.critic, device) if config.critic else None
     photos = load_public(world, folder, (0.0, 0.8))

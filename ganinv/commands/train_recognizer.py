@@ -21,7 +21,7 @@ class TrainRecognizer:
     architecture: str = ""  # a torchvision classifier; "": the role's own
     steps: int = 0  # 0: the role's own
     seed: int = -1  # -1: the role's own
-    precision: str = "bfloat16"  # bfloat16 | float32
+    precision: str = "auto"  # auto | bfloat16 | float32; auto: bfloat16 where the device computes in it
     device: str = "auto"  # auto | cpu | cuda
     resume: bool = False  # go on from the state in out
     wandb: str = "offline"  # offline | online | disabled
@@ -39,14 +39,14 @@ def run(config: TrainRecognizer) -> None:
         raise ValueError(f"expected a role among {', '.join(RECIPES)}, got {config.role}")
     recipe, world = RECIPES[config.role], find_world(config.world)
     photos = config.photos or f"data/{config.world}"
-    changes = {"precision": config.precision}
+    device = command_line.choose_device(config.device)
+    changes = {"precision": command_line.choose_training_precision(config.precision, device)}
     changes |= {name: value for name in ("architecture", "steps") if (value := getattr(config, name))}
     changes |= {"seed": config.seed} if config.seed >= 0 else {}
     settings = dataclasses.replace(recipe.training, **changes)
     out = Path(config.out or f"runs/{config.world}-{config.role}")
     weights = out / f"{config.role}.safetensors"
     command_line.check_training(settings)
-    device = command_line.choose_device(config.device)
     claim_output(out, weights, resume=config.resume)
 
     people = data.list_people(Path(photos) / world.users) if recipe.sees_users else None
