@@ -388,8 +388,8 @@ def write_results(config: StudyCapacity, points: Sequence, finished: Mapping) ->
 
     rows, missing = gather(points, config.seeds, finished)
     told = {
-        "training": f"{config.steps} steps of {config.batch} photos in {config.precision}, half of them of users, the others of four fifths of "
-        f"{config.public} public people",
+        "training": f"{config.steps} steps of {config.batch} photos in {config.precision}, half of them of users, the others "
+        f"of four fifths of {config.public} public people",
         "methods": f"{config.methods}; latent: {config.candidates} candidates, {config.restarts} restarts, "
         f"{config.attack_steps} steps; {CONTROL}: the best of these candidates for the target, before any search",
     }
