@@ -23,6 +23,7 @@ from ganinv.search_spaces import SEARCH_SPACES, PixelSpace, Whitening, WSpace, Z
 from ganinv.selection import best_per_identity, score_flipped, score_transformed
 from ganinv.transforms import RandomAffine, Transform
 
+FORWARD = 4  # times a batch fit where nothing is kept for a backward pass
 TOGETHER = 4  # batches that are stepped together
 MOST_KEPT = 2**28  # bytes of candidates' pictures that are worth a place on the disk: 2 000 of 64 px take 25 MB
 
@@ -353,7 +354,10 @@ def judge_finished(
         few = rows[part]
         pictures = image_convention.to_uint8(space(few))
         seen, draws = image_convention.from_uint8(pictures), streams.take(few)
-        scores = score_transformed(work.recognizer, seen, identities[few], work.transform, draws, config.final_transforms)
+        scores = score_transformed(
+            work.recognizer, seen, identities[few], work.transform, draws, config.final_transforms,
+            batch=FORWARD * batch.size,
+        )  # fmt: skip
         return pictures.cpu(), scores.cpu()
 
     pictures, scores = (torch.cat(found) for found in zip(*batch.over(len(rows), judge), strict=True))

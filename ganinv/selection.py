@@ -28,11 +28,17 @@ def score_flipped(recognizer: Recognizer, images: torch.Tensor, identities: torc
 
 @torch.no_grad()
 def score_transformed(
-    recognizer: Recognizer, images: torch.Tensor, identities: torch.Tensor, transform: Transform, draws: Draws, count: int
-) -> torch.Tensor:
-    """Returns the mean softmax score [N] in [0,1] of each image for its identity [N] over `count` random transforms."""
-    total = torch.zeros(len(images), device=images.device)
-    for _ in range(count):
-        probabilities = recognizer(transform(images, draws)).logits.softmax(1)
-        total += probabilities.gather(1, identities[:, None]).squeeze(1)
+    recognizer: Recognizer, images: torch.Tensor, identities: torch.Tensor, transform: Transform, draws: Draws, count: int,
+    *, batch: int = 0,
+) -> torch.Tensor:  # fmt: skip
+    """Returns the mean softmax score [N] in [0,1] of each image for its identity [N] over `count` random transforms.
+
+    batch: as many images may share one call of the recognizer, of several transforms where there is room.
+    """
+    total, together = torch.zeros(len(images), device=images.device), max(1, batch // len(images))
+    for first in range(0, count, together):
+        views = [transform(images, draws) for _ in range(min(together, count - first))]
+        probabilities = recognizer(torch.cat(views)).logits.softmax(1)
+        own = probabilities.gather(1, identities.repeat(len(views))[:, None])
+        total += own.view(len(views), -1).sum(0)
     return total / count

@@ -5,6 +5,7 @@ import torch
 
 from ganinv.randomness import Streams
 from ganinv.selection import best_per_identity, score_flipped, score_transformed
+from ganinv.transforms import RandomAffine
 from tests.toys import toy_world
 
 
@@ -33,3 +34,23 @@ def test_without_a_transform_the_score_is_the_softmax():
     streams = Streams((0, i) for i in range(3))
     score = score_transformed(recognizer, images, identities, lambda x, draws: x, streams.take(), 3)
     torch.testing.assert_close(score, recognizer(images).logits.softmax(1).diagonal())
+
+
+def test_transforms_that_share_a_batch_give_the_same_scores():
+    generator, recognizer, _ = toy_world()
+    images = generator.synthesize(torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0)))
+    identities, sizes = torch.tensor([0, 1, 2]), []
+
+    def watched(x):
+        sizes.append(len(x))
+        return recognizer(x)
+
+    def score(batch: int) -> torch.Tensor:
+        sizes.clear()
+        draws = Streams((0, i) for i in range(3)).take()
+        return score_transformed(watched, images, identities, RandomAffine(degrees=40, flip=0.5), draws, 5, batch=batch)
+
+    alone = score(0)
+    assert sizes == [3] * 5 and not torch.equal(alone, recognizer(images).logits.softmax(1).diagonal())
+    torch.testing.assert_close(score(8), alone)
+    assert sizes == [6, 6, 3]

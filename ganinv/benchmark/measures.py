@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from ganinv.attack import AttackConfig, Augment, invert
+from ganinv.attack import FORWARD, AttackConfig, Augment, invert
 from ganinv.benchmark import networks
 from ganinv.benchmark.networks import IDENTITIES, TRANSFORM, Pair, Route, choose_precision, make_step
 from ganinv.benchmark.timing import Turns, fit_slope, interleave, ratio, summarise, time_once, wait_for
@@ -149,7 +149,7 @@ def measure_selection(bench: Bench) -> Iterator[dict]:
 
     def finish(route: Route) -> torch.Tensor:
         draws = Streams((("final", index) for index in range(bench.batch)), bench.device).take()
-        return score_transformed(route.recognizer, pictures, identities, TRANSFORM, draws, count)
+        return score_transformed(route.recognizer, pictures, identities, TRANSFORM, draws, count, batch=FORWARD * bench.batch)
 
     published = make_published_choice(pair.stock, pictures, identities, 1)
     times = bench.interleave(
