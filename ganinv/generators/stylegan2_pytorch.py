@@ -75,10 +75,11 @@ def import_stylegan2_pytorch() -> types.ModuleType:
 @dataclass(frozen=True)
 class ConvForm:
     """One modulated convolution. weight: [F,C,k,k], channels last; energy: [C,F], its squares summed over the kernel;
-    noise: [1 or N,F,H,W], or [1,F,1,1] where it is the same at all places."""
+    what is added to its output: places [1 or N,H*W,K] @ noise [K,F], K=2, or 1 where it is the same at all places."""
 
     weight: torch.Tensor
     energy: torch.Tensor
+    places: torch.Tensor
     noise: torch.Tensor
     epsilon: float
 
@@ -132,7 +133,7 @@ def prepare_generator(network: nn.Module, noise: torch.Tensor, dtype: torch.dtyp
                 attention=attention,
                 style=(torch.cat([style.weight for style in styles]), bias),
                 widths=tuple(style.out_features for style in styles),
-                convs=tuple(prepare_conv(conv, to_noise(noise[:, :side, :side]), dtype) for conv, to_noise in layers),
+                convs=tuple(prepare_conv(conv, to_noise, noise[:, :side, :side], dtype) for conv, to_noise in layers),
                 to_rgb=block.to_rgb.conv.weight[:, :, 0, 0],
                 enlarging=make_enlarging(side, bias.device, bias.dtype) if block.to_rgb.upsample is not None else None,
             )
@@ -140,14 +141,16 @@ def prepare_generator(network: nn.Module, noise: torch.Tensor, dtype: torch.dtyp
     return GeneratorForm(start, tuple(blocks), dtype)
 
 
-def prepare_conv(conv: nn.Module, noise: torch.Tensor, dtype: torch.dtype) -> ConvForm:
-    """Returns the form of a Conv2DMod and the noise [N,H,W,F] that is added to its output."""
+def prepare_conv(conv: nn.Module, to_noise: nn.Module, noise: torch.Tensor, dtype: torch.dtype) -> ConvForm:
+    """Returns the form of a Conv2DMod, and of the layer that makes of noise [N,H,W,1] what is added to its output."""
     # the package swaps height and width of the noise; its checkpoints were trained so
-    noise = noise.permute(0, 3, 2, 1).contiguous(memory_format=torch.channels_last)
-    if not noise.requires_grad and bool((noise == noise[:, :, :1, :1]).all()):  # trained without: a bias is left
-        noise = noise[:, :, :1, :1].contiguous()
+    places, shares = noise.transpose(1, 2).flatten(1, 2), to_noise.weight.T
+    silent = not shares.requires_grad and not shares.any()  # trained without: a bias is left
+    same = places.new_ones(1 if silent else len(places), places.shape[1], 1)
+    places, shares = (same, shares[:0]) if silent else (torch.cat([places, same], 2), shares)
     weight = conv.weight.to(dtype).contiguous(memory_format=torch.channels_last)
-    return ConvForm(weight, conv.weight.square().sum((2, 3)).T.contiguous(), noise, conv.eps)
+    energy = conv.weight.square().sum((2, 3)).T.contiguous()
+    return ConvForm(weight, energy, places.to(dtype), torch.cat([shares, to_noise.bias[None]]), conv.eps)
 
 
 @functools.cache
@@ -197,20 +200,20 @@ def run_conv(
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
     y = F.conv2d(x, form.weight, padding=form.weight.shape[2] // 2)
     norm = (gain.square() @ form.energy + form.epsilon).sqrt()
-    noise = (form.noise * norm[:, :, None, None]).to(dtype)
-    return add_and_activate(y, noise), 1 / norm
+    return add_and_activate(y, form.places, form.noise * norm[:, None]), 1 / norm
 
 
-def add_and_activate(x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Returns leaky_relu(x + noise), x [N,F,H,W], noise [N,F,H,W] or [N,F,1,1].
+def add_and_activate(y: torch.Tensor, places: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Returns leaky_relu(y + what places [1 or N,H*W,K] @ noise [N,K,F] says), [N,F,H,W] as y.
 
-    As rows of W*F numbers, since torch adds 16-bit floats over rows of F, which may be 16, thirtyfold slower.
+    As a matrix product that adds to y: one pass over the features, and one in the gradient, where the sum of a noise map
+    and its product with a number a sample take two and three, slowly, over rows of F.
     """
-    count, features, height, width = x.shape
-    noise = noise.expand(-1, -1, noise.shape[2], width).permute(0, 2, 3, 1).reshape(count, -1, width * features)
-    rows = x.permute(0, 2, 3, 1).reshape(count, height, width * features)
-    rows = F.leaky_relu_(rows + noise, SLOPE)
-    return rows.view(count, height, width, features).permute(0, 3, 1, 2)
+    count, _, height, width = y.shape
+    with torch.autocast(y.device.type, enabled=False):
+        rows = y.permute(0, 2, 3, 1).flatten(1, 2).to(places.dtype)
+        rows = F.leaky_relu_(torch.baddbmm(rows, places.expand(count, -1, -1), noise.to(places.dtype)), SLOPE)
+    return rows.view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
 def attend(attention: nn.Module, x: torch.Tensor) -> torch.Tensor:
