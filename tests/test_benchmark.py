@@ -198,7 +198,11 @@ def test_a_quick_run_writes_its_table_and_json(monkeypatch, tmp_path, capsys, in
     assert [one for one, _ in in_process] == ["default", "cheap", "default", "default"]
     out = capsys.readouterr().out
     assert shown in out and "say nothing of speed" in shown and "MALLOC_MMAP_MAX_=0" in shown
-    assert all(f"| {what} |" in shown for what in ROWS) and "aten::" in out and found["profiles"]
+    assert all(f"| {what} |" in shown for what in ROWS) and "aten::" in out
+    assert len(found["profiles"]) == 2  # float32 and auto
+    for one in found["profiles"]:
+        assert sum(one["shares"].values()) == pytest.approx(1) and min(one["shares"].values()) > 0
+        assert one["convolutions"] > 0 and one["best"] > 0 and f"| {one['profile'].partition(' (')[0]} | " in shown
     lines = [line for line in shown.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines[: 2 + len(ROWS)]} == {12}
 

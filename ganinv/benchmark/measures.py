@@ -441,19 +441,29 @@ def measure_growth(bench: Bench) -> Iterator[dict]:
 
 
 def measure_profile(bench: Bench) -> Iterator[dict]:
-    """Yields {"profile", "operators": [{"name", "share", "ms", "calls"}]}: where the engine's step spends its time."""
-    from torch.profiler import ProfilerActivity, profile
+    """Yields where the engine's step spends its time.
 
+    {"profile", "ms", "shares": {kind of operator: share}, "convolutions": GFLOP/s of them, "best": of the fastest
+    convolution, "operators": [{"name", "share", "ms", "calls"}]}: so much of the step is arithmetic, as fast as that.
+    """
+    from torch.profiler import ProfilerActivity, profile
+    from torch.utils.flop_counter import FlopCounterMode
+
+    best = {dtype: time_convolution(bench, getattr(torch, dtype)) for dtype in ("float32", "bfloat16")}
     for capacity, target in bench.pairs:
         pair = bench.pair(capacity, target)
         auto, taken = choose_precision(pair.engine, bench.batch, bench.device)
         for precision, route in {"float32": pair.engine, f"auto ({taken})": auto}.items():
             step = make_step(route, bench.batch, bench.device)
-            step()
+            with FlopCounterMode(display=False) as counted:
+                step()
             with profile(activities=[ProfilerActivity.CPU]) as profiled:
                 step()
             events = sorted(profiled.key_averages(), key=lambda event: -event.self_cpu_time_total)
+            shares = dict.fromkeys(("convolutions", "matrix products", "all else"), 0.0)
             total = sum(event.self_cpu_time_total for event in events)
+            for event in events:
+                shares[classify_operator(event.key)] += event.self_cpu_time_total / total
             operators = [
                 {
                     "name": event.key,
@@ -463,7 +473,33 @@ def measure_profile(bench: Bench) -> Iterator[dict]:
                 }
                 for event in events[:12]
             ]
-            yield {"profile": f"step, {pair.name}, {precision}", "operators": operators}
+            flops = sum(value for op, value in counted.get_flop_counts()["Global"].items() if "convolution" in str(op))
+            yield {
+                "profile": f"step, {pair.name}, {precision}",
+                "ms": total / 1000,
+                "shares": shares,
+                "convolutions": flops / 1000 / max(1e-9, total * shares["convolutions"]),
+                "best": best["float32" if precision == "float32" else "bfloat16"],
+                "operators": operators,
+            }
+
+
+def classify_operator(name: str) -> str:
+    """Returns of what kind an operator of the profiler is."""
+    if "convolution" in name:
+        return "convolutions"
+    return "matrix products" if name.endswith(("mm", "linear")) else "all else"
+
+
+@torch.no_grad()
+def time_convolution(bench: Bench, dtype: torch.dtype) -> float:
+    """Returns the GFLOP/s of a convolution whose shape suits a processor: 3x3, 256 to 256 channels, at 32 px."""
+    count, channels, side = bench.batch, 16 if bench.quick else 256, 32
+    x = torch.randn(count, channels, side, side, device=bench.device, dtype=dtype)
+    weight = torch.randn(channels, channels, 3, 3, device=bench.device, dtype=dtype)
+    x, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight))
+    times = bench.interleave({"best": lambda: torch.nn.functional.conv2d(x, weight, padding=1)})["best"]
+    return 2 * 9 * count * channels**2 * side**2 / min(times) / 1e9
 
 
 # ---- memory

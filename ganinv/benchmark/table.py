@@ -55,6 +55,9 @@ def format_table(found: Mapping) -> str:
     if found["memory"]:
         lines += ["", "| peak memory of a process | MiB | of these, by what was run |", "|---|---:|---:|"]
     lines += [f"| {row['case']} | {row['peak_mib']:.0f} | {row['rise_mib']:.0f} |" for row in found["memory"]]
+    if found.get("profiles"):
+        lines += ["", "| profiled | ms | convolutions | matrix products | all else | their GFLOP/s | the best one's |"]
+        lines += ["|---|" + "---:|" * 6, *map(format_profile, found["profiles"])]
     lines += ["", describe_machine(machine, found["seconds"])]
     lines += [f"- {row['what']}, auto: {note}" for row in shown if (note := row.get("notes", {}).get("auto"))]
     return "\n".join(lines) + "\n"
@@ -77,6 +80,13 @@ def describe_machine(machine: Mapping, seconds: float) -> str:
         + " ".join(f"{name}={value}" for name, value in machine["cheap_allocation"].items())
         + ".\n"
     )
+
+
+def format_profile(one: Mapping) -> str:
+    """Returns one line: where a step spends its time, and how fast its convolutions are beside the fastest there is."""
+    shares = (f"{share:.0%}" for share in one["shares"].values())
+    cells = (one["profile"].partition(" (")[0], number(one["ms"]), *shares, number(one["convolutions"]), number(one["best"]))
+    return f"| {' | '.join(cells)} |"
 
 
 def format_profiles(profiles: Sequence[Mapping]) -> str:

@@ -35,7 +35,7 @@ class Benchmark:
     threads: int = 0  # of the CPU; 0: one a core
     device: str = "auto"  # auto | cpu | cuda
     only: str = ""  # some of steps,selection,loop,pixels,training,growth,memory; "": all
-    profile: bool = False  # print the top operators of the engine's step
+    profile: bool = False  # tell where the engine's step spends its time, and print its top operators
     quick: bool = False  # the smallest sizes and one round: shows that it works, says nothing of speed
 
 
