@@ -37,10 +37,16 @@ def test_a_run_tells_the_truth_and_the_judges_are_audited_against_it(monkeypatch
         assert place["factor_recovery"]["n"] == 5
     assert Path("runs/a/report.html").read_text().count("a photo of user") == 5  # of people who do not exist
 
+    assert run_main(monkeypatch, latent_attack, "--identities=0-1", *common[:-1], "--label=two", "--out=runs/b") == 0
     capsys.readouterr()
     assert run_main(monkeypatch, audit_judges, "runs", "--world=rendered", "--out=audit") == 0
     found = json.loads(Path("audit/judges.json").read_text())
-    assert found["own_photos"] == 20 and found["judges"]["judge, ranks the user first"]["pictures"] == 5
+    assert found["own_photos"] == 20 and found["judges"]["judge, ranks the user first"]["pictures"] == 7
+    by_attack = {label: one["judge, ranks the user first"] for label, one in found["attacks"].items()}
+    assert {label: one["pictures"] for label, one in by_attack.items()} == {"latent w_plus": 5, "two": 2}
+    whole = found["judges"]["judge, ranks the user first"]
+    for name in ("user_by_judge", "user_by_factors"):
+        assert sum(one[name] for one in by_attack.values()) == whole[name]
     assert "by its embedding: absent: expected" in Path("audit/judges.md").read_text()  # 24 photos tell no rate of 1 %
     assert run_main(monkeypatch, audit_judges, "runs", "--world=lfw") == 2
     assert "expected runs of the world lfw" in capsys.readouterr().err

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ganinv import command_line
 
+AFTER = ", after the Type-I test"
+
 
 @dataclass(frozen=True, kw_only=True)
 class AuditJudges:
@@ -28,6 +30,7 @@ def run(config: AuditJudges) -> None:
     from ganinv.changes import Projection, with_projection
     from ganinv.commands.compare import find_runs, read_run
     from ganinv.commands.judging import Court
+    from ganinv.comparison import find_label
     from ganinv.report import clear_errors
     from ganinv.worlds import load_assets
 
@@ -41,10 +44,11 @@ def run(config: AuditJudges) -> None:
     assets = load_assets(config.world, device=device, prior=False, identities=users)
     if assets.truth is None:
         raise ValueError(f"expected a world of rendered people, whose truth is known, got {config.world}")
-    pictures, owners = [], []
+    pictures, owners, attacks = [], [], []
     for one in runs:
         for file in sorted((one.folder / "images").glob("*_*.png")):
             owners.append(int(file.stem.split("_")[0]))
+            attacks.append(find_label(one))
             pictures.append(images.load(file, assets.world.resolution))
     pictures, owners = torch.cat(pictures).to(device), torch.tensor(owners)
 
@@ -60,9 +64,14 @@ def run(config: AuditJudges) -> None:
     changes = with_projection(Projection(prior, device) if prior else None)
     said, absent = decide(assets, pictures, owners, changes)
     found = {name: factors.audit_judge(says, is_user) for name, says in said.items()}
+    by_attack = {}
+    for label in dict.fromkeys(attacks):
+        rows = torch.tensor([attack == label for attack in attacks])
+        by_attack[label] = {name: factors.audit_judge(says[rows], is_user[rows]) for name, says in said.items()}
     report = {
         "world": config.world, "runs": len(runs), "users": users, "limit": limit, "own_photos": len(own),
-        "strangers_photos_within_limit": passing, "type_i": list(changes), "judges": found, "absent": absent,
+        "strangers_photos_within_limit": passing, "type_i": list(changes), "judges": found, "attacks": by_attack,
+        "absent": absent,
     }  # fmt: skip
     with clear_errors(out, ValueError):
         out.mkdir(parents=True, exist_ok=True)
@@ -103,7 +112,7 @@ def decide(assets, pictures, owners, changes) -> tuple[dict, dict[str, str]]:
         words["both, by their embeddings"] = words["judge, by its embedding"] & words["verifier, by its embedding"]
     said = {}
     for name, word in words.items():
-        said |= {name: word[0], f"{name}, after the Type-I test": word.all(0)}
+        said |= {name: word[0], name + AFTER: word.all(0)}
     return said, absent
 
 
@@ -123,13 +132,22 @@ def format_table(report: dict) -> str:
         f"| {share(row['false_positive_rate'])} | {share(row['false_negative_rate'])} |"
         for name, row in report["judges"].items()
     ]
+    rules = [name for name in report["judges"] if not name.endswith(AFTER)]
+    lines += ["", f"| false-positive rate by attack | pictures | the user, by the factors | {' | '.join(rules)} |"]
+    lines.append("|---|" + "---:|" * (2 + len(rules)))
+    for label, found in report["attacks"].items():
+        rates = ((share(found[name + end]["false_positive_rate"]) for end in ("", AFTER)) for name in rules)
+        first = found[rules[0]]
+        cells = (label, str(first["pictures"]), str(first["user_by_factors"]), *map(" to ".join, rates))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + (
         f"\n\n{report['runs']} runs of the world {report['world']}, users {', '.join(map(str, report['users']))}. "
         f'The factors say "the user" where a picture is within {report["limit"]:.2f} (root mean square, in spreads) of '
         f"the user's true factors, as 95 % of {report['own_photos']} of the users' own photos are, and "
         f"{report['strangers_photos_within_limit']:.0%} of the photos of another user. False-positive rate: of the pictures "
         "that are not the user by the factors, the share that the judge takes for the user; false-negative rate: of those "
-        f"that are, the share that it does not. The Type-I test: {', '.join(report['type_i'])}.\n"
+        f"that are, the share that it does not. The Type-I test: {', '.join(report['type_i'])}; by attack, the rate "
+        "before it to the rate after it.\n"
         + "".join(f"\n- {name}: absent: {reason}\n" for name, reason in report["absent"].items())
     )
 
