@@ -46,9 +46,10 @@ def test_the_core_loads_no_tracker_no_plots_and_no_adapted_library():
 
 
 def test_openmp_waits_passively_unless_told_otherwise():
-    code = "import os, sys, ganinv.commands; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    for told, expected in ((None, "passive False"), ("active", "active False")):
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code = f"import os, sys, ganinv.commands; print(*map(os.environ.get, {names}), 'torch' in sys.modules)"
+    for told, expected in ((None, "passive 1000 False"), ("active", "active None False")):
+        environment = {name: value for name, value in os.environ.items() if name not in names}
         if told:
             environment["OMP_WAIT_POLICY"] = told
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
