@@ -204,7 +204,7 @@ def run_conv(
 
 
 def add_and_activate(y: torch.Tensor, places: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Returns leaky_relu(y + what places [1 or N,H*W,K] @ noise [N,K,F] says), [N,F,H,W] as y.
+    """Returns leaky_relu(y + places [1 or N,H*W,K] @ noise [N,K,F]), [N,F,H,W], in the memory of y, which nobody else reads.
 
     As a matrix product that adds to y: one pass over the features, and one in the gradient, where the sum of a noise map
     and its product with a number a sample take two and three, slowly, over rows of F.
@@ -212,7 +212,7 @@ def add_and_activate(y: torch.Tensor, places: torch.Tensor, noise: torch.Tensor)
     count, _, height, width = y.shape
     with torch.autocast(y.device.type, enabled=False):
         rows = y.permute(0, 2, 3, 1).flatten(1, 2).to(places.dtype)
-        rows = F.leaky_relu_(torch.baddbmm(rows, places.expand(count, -1, -1), noise.to(places.dtype)), SLOPE)
+        rows = F.leaky_relu_(rows.baddbmm_(places.expand(count, -1, -1), noise.to(places.dtype)), SLOPE)
     return rows.view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
