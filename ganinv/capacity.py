@@ -39,6 +39,9 @@ class Cell:
         return f"{self.architecture}-p{self.photos}-u{self.users}-s{self.seed}"
 
 
+CENTRE = Cell()
+
+
 @dataclass(frozen=True)
 class Point:
     """A value of an axis, and the cell there (of seed 0)."""
@@ -73,8 +76,8 @@ GRIDS = {
 # ---- which cells
 
 
-def list_points(values: Mapping[str, Sequence[str]]) -> list[Point]:
-    """Returns the points of axis -> values, in order.
+def list_points(values: Mapping[str, Sequence[str]], centre: Cell = CENTRE) -> list[Point]:
+    """Returns the points of axis -> values, in order. centre: whose architecture those of photos and users have.
 
     Raises: ValueError for an unknown axis, or a value that no target can be trained at.
     """
@@ -87,6 +90,8 @@ def list_points(values: Mapping[str, Sequence[str]]) -> list[Point]:
                 cell = AXES[axis](value)
             except (ValueError, OverflowError) as error:
                 raise ValueError(f"expected a number for the axis {axis}, got {value!r}") from error
+            if axis in ("photos", "users"):
+                cell = replace(cell, architecture=centre.architecture)
             check_cell(cell)
             points.append(Point(axis, value, cell))
     return points

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ganinv.capacity import ATTACKED, AXES, Cell, Point
+from ganinv.capacity import ATTACKED, AXES, CENTRE, Cell, Point
 from ganinv.comparison import ARROWS, BOOTSTRAP_SEED, METRICS, format_entry, format_rows
 from ganinv.metrics import summarize
 
@@ -66,7 +66,9 @@ def gather(points: Sequence[Point], seeds: int, finished: Mapping[Cell, Mapping]
     return rows, list(missing)
 
 
-def format_table(rows: Sequence[Row], missing: Sequence[Cell], command: str, told: Mapping[str, object]) -> str:
+def format_table(
+    rows: Sequence[Row], missing: Sequence[Cell], command: str, told: Mapping[str, object], centre: Cell = CENTRE
+) -> str:
     """Returns the table as Markdown, with what it takes to read it; told: what else is the same in all cells."""
     head = ["axis", "value", "parameters", "photos per user", "users", "target top-1", "method"]
     lines = [[*head, *(f"{name} {ARROWS[METRICS[name]]}" for name in SHOWN)]]
@@ -79,7 +81,6 @@ def format_table(rows: Sequence[Row], missing: Sequence[Cell], command: str, tol
         )
     seeds = rows[0].seeds if rows else 0
     text = "# Does capacity make a recognizer safe?\n\n" + format_rows(lines)
-    centre = Cell()
     text += f"\nUsers {', '.join(map(str, ATTACKED))}, seeds {seeds}. Mean over these users [95 % bootstrap interval over "
     text += "them]; each is first averaged over the seeds. Target top-1: on unseen photos of its users. One number is "
     text += f"changed at a time, from {centre.architecture}, {centre.photos} photos per user and {centre.users} users.\n\n"

@@ -67,6 +67,17 @@ def test_parts_share_no_cell_and_leave_none_out(parts):
     assert max(weights) - min(weights) <= 5
 
 
+def test_steps_grow_with_the_users_where_that_is_asked_and_the_centre_is_ones_own():
+    asked = {"axes": "depth,users", "depth": "linear", "users": "10,100,3000", "steps": 20, "centre": "resnet18-0.25"}
+    for steps_per_users, expected in ((0, [20, 20, 20, 20]), (100, [20, 20, 20, 600])):
+        config = study_capacity.StudyCapacity(**asked, steps_per_users=steps_per_users)
+        _, cells, _ = study_capacity.build_plan(config)
+        assert [study_capacity.make_training(config, cell).steps for cell in cells] == expected
+        assert [cell.architecture for cell in cells] == ["linear", *["resnet18-0.25"] * 3]
+    with pytest.raises(ValueError, match="expected steps_per_users of at least 0"):
+        study_capacity.build_plan(study_capacity.StudyCapacity(steps_per_users=-1))
+
+
 def test_no_photo_that_measures_is_trained_on(world):
     for person in (*ATTACKED, 99, capacity.FIRST_FURTHER):
         for count in (2, 10, 12, 30, 50):

@@ -36,8 +36,10 @@ class StudyCapacity:
     parameters: str = ""  # widths of a ResNet-18, such as 0.25,1; "": the grid's
     photos_per_user: str = ""  # such as 2,50; "": the grid's
     users: str = ""  # such as 10,3000; "": the grid's
+    centre: str = "resnet18"  # architecture of the axes photos_per_user and users
     seeds: int = 1  # trainings and attacks of each cell
     steps: int = 300  # of each training
+    steps_per_users: int = 0  # a target of more users than this takes more steps in proportion; 0: all take the same
     batch: int = 64  # photos a step, half of them of users
     precision: str = "float32"  # float32 | bfloat16, of the trainings: faster where the processor computes in it
     public: int = 1000  # public people, of whom the targets are trained on four fifths, with 3 photos each
@@ -71,8 +73,8 @@ def build_plan(config: StudyCapacity):
     for axis in axes:
         words = [word.strip() for word in given.get(axis, "").split(",")] if given.get(axis) else None
         values[axis] = tuple(dict.fromkeys(words)) if words else capacity.GRIDS[config.grid].get(axis, ())
-    points = capacity.list_points(values)
-    for name, least in (("seeds", 1), ("public", 10), ("batch", 8)):
+    points = capacity.list_points(values, capacity.Cell(config.centre))
+    for name, least in (("seeds", 1), ("public", 10), ("batch", 8), ("steps_per_users", 0)):
         if getattr(config, name) < least:
             raise ValueError(f"expected {name} of at least {least}, got {getattr(config, name)}")
     command_line.check_training(make_training(config, capacity.Cell()))
@@ -87,8 +89,10 @@ def make_training(config: StudyCapacity, cell):
     """Returns how a cell's target is trained: as the shipped one, but for what the cell and the options say."""
     from ganinv.training.recipes import RECIPES
 
+    more = max(1.0, cell.users / config.steps_per_users) if config.steps_per_users else 1.0
     return dataclasses.replace(
-        RECIPES["target"].training, architecture=cell.architecture, seed=cell.seed, steps=config.steps, batch=config.batch,
+        RECIPES["target"].training, architecture=cell.architecture, seed=cell.seed, steps=round(config.steps * more),
+        batch=config.batch,
         precision=config.precision, users_share=0.5, save_every_s=20.0,
     )  # fmt: skip
 
@@ -163,7 +167,7 @@ def estimate_cell(config: StudyCapacity, cell) -> float:
     family, _, width = cell.architecture.partition("-")
     step = STEP_S.get(family, STEP_S["resnet18"]) * (max(0.03, float(width) ** 1.6) if width else 1.0)
     attacks = make_attacks(config)
-    seconds = config.steps * config.batch / 64 * step
+    seconds = make_training(config, cell).steps * config.batch / 64 * step
     for name, attack in attacks.items():
         seconds += JUDGE_S
         if name == LATENT:
@@ -382,6 +386,7 @@ def attack_target(config: StudyCapacity, cell, target, assets, device, seconds: 
 
 def write_results(config: StudyCapacity, points: Sequence, finished: Mapping) -> None:
     """Writes table.md, table.csv and curves.png of what is finished, and prints the table."""
+    from ganinv.capacity import Cell
     from ganinv.comparison import format_command
     from ganinv.curves import draw_curves, format_csv, format_table, gather
     from ganinv.report import clear_errors
@@ -389,13 +394,14 @@ def write_results(config: StudyCapacity, points: Sequence, finished: Mapping) ->
     rows, missing = gather(points, config.seeds, finished)
     told = {
         "training": f"{config.steps} steps of {config.batch} photos in {config.precision}, half of them of users, the others "
-        f"of four fifths of {config.public} public people",
+        f"of four fifths of {config.public} public people"
+        + (f"; above {config.steps_per_users} users more steps in proportion" if config.steps_per_users else ""),
         "methods": f"{config.methods}; latent: {config.candidates} candidates, {config.restarts} restarts, "
         f"{config.attack_steps} steps; {CONTROL}: the best of these candidates for the target, before any search",
     }
     # which part and whether only a table was asked for changes nothing that stands in it
     argv = [word for word in sys.argv if not word.startswith(("--part", "--table"))]
-    table = format_table(rows, missing, format_command(argv, config.world), told)
+    table = format_table(rows, missing, format_command(argv, config.world), told, Cell(config.centre))
     with clear_errors(config.out, ValueError):
         config.out.mkdir(parents=True, exist_ok=True)
         for name, text in (("table.md", table), ("table.csv", format_csv(rows))):
