@@ -2,8 +2,8 @@
 
     python scripts/benchmark.py --out=results/speed
 
-writes table.md and benchmark.json. Time: less than 5 minutes on 2 CPU cores that do nothing else; beside other work its
-figures are not worth keeping. --profile also prints where the engine's step spends its time.
+writes table.md and benchmark.json. Time: about 5 minutes on 2 CPU cores that do nothing else; beside other work its
+figures are not worth keeping. --profile also tells where the engine's step spends its time.
 """
 
 from ganinv.commands.benchmark import main
