@@ -203,6 +203,9 @@ def test_a_quick_run_writes_its_table_and_json(monkeypatch, tmp_path, capsys, in
     for one in found["profiles"]:
         assert sum(one["shares"].values()) == pytest.approx(1) and min(one["shares"].values()) > 0
         assert one["convolutions"] > 0 and one["best"] > 0 and f"| {one['profile'].partition(' (')[0]} | " in shown
+    # of whatever precision, the same convolutions are computed: 2 images of 32 px through small networks
+    flops = [one["convolutions"] * one["shares"]["convolutions"] * one["ms"] * 1e6 for one in found["profiles"]]
+    assert flops[0] == pytest.approx(flops[1]) and 1e6 < flops[0] < 1e9
     lines = [line for line in shown.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines[: 2 + len(ROWS)]} == {12}
 

@@ -76,6 +76,8 @@ def test_steps_grow_with_the_users_where_that_is_asked_and_the_centre_is_ones_ow
         assert [cell.architecture for cell in cells] == ["linear", *["resnet18-0.25"] * 3]
     with pytest.raises(ValueError, match="expected steps_per_users of at least 0"):
         study_capacity.build_plan(study_capacity.StudyCapacity(steps_per_users=-1))
+    with pytest.raises(ValueError, match="expected a torchvision classifier such as resnet18, linear or mlp, got nonsense"):
+        study_capacity.build_plan(study_capacity.StudyCapacity(axes="depth", centre="nonsense"))
 
 
 def test_no_photo_that_measures_is_trained_on(world):

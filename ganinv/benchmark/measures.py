@@ -478,7 +478,7 @@ def measure_profile(bench: Bench) -> Iterator[dict]:
                 "profile": f"step, {pair.name}, {precision}",
                 "ms": total / 1000,
                 "shares": shares,
-                "convolutions": flops / 1000 / max(1e-9, total * shares["convolutions"]),
+                "convolutions": flops / 1000 / (total * shares["convolutions"]),
                 "best": best["float32" if precision == "float32" else "bfloat16"],
                 "operators": operators,
             }

@@ -73,11 +73,13 @@ def build_plan(config: StudyCapacity):
     for axis in axes:
         words = [word.strip() for word in given.get(axis, "").split(",")] if given.get(axis) else None
         values[axis] = tuple(dict.fromkeys(words)) if words else capacity.GRIDS[config.grid].get(axis, ())
-    points = capacity.list_points(values, capacity.Cell(config.centre))
+    centre = capacity.Cell(config.centre)
+    capacity.check_cell(centre)  # also where no axis has it: the table names it
+    points = capacity.list_points(values, centre)
     for name, least in (("seeds", 1), ("public", 10), ("batch", 8), ("steps_per_users", 0)):
         if getattr(config, name) < least:
             raise ValueError(f"expected {name} of at least {least}, got {getattr(config, name)}")
-    command_line.check_training(make_training(config, capacity.Cell()))
+    command_line.check_training(make_training(config, centre))
     attacks = make_attacks(config)
     if not attacks:
         raise ValueError("expected at least one method, got none")
