@@ -22,9 +22,9 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-# OpenMP threads that spin while they wait slow small operations tenfold beside a busy process; those that sleep at once
-# take half as long again on an idle machine. A thousand turns, then sleep: a quarter slower there than without,
-# and here nearly as fast as spinning. Read when torch is imported.
+# OpenMP threads that spin while they wait slow small operations tenfold beside a busy process, and those that sleep at once
+# make a step up to half as long again on an idle machine. A thousand turns, then sleep, is near the better of the two in
+# both. Read when torch is imported.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's OpenMP, which torch brings on Linux
