@@ -31,7 +31,7 @@ class Benchmark:
     """Time the engine against the stock modules, published loops and its own floor."""
 
     out: str = ""  # folder for table.md and benchmark.json; "": runs/speed
-    minutes: float = 3.2  # to share out; every comparison has at least three rounds
+    minutes: float = 3.0  # to share out; every comparison has at least three rounds
     threads: int = 0  # of the CPU; 0: one a core
     device: str = "auto"  # auto | cpu | cuda
     only: str = ""  # some of steps,selection,loop,pixels,training,growth,memory; "": all
