@@ -70,3 +70,7 @@ Term = Callable[[Evaluation], torch.Tensor]  # -> [N], lower is better
 
 class FaultError(RuntimeError):
     """A fault while running that is not the caller's mistake; the message is one clear line."""
+
+
+class AbsentError(ValueError):
+    """A metric that cannot be computed here; the message is its reason in the report."""

@@ -7,7 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ganinv.attack import AttackConfig, invert
+from ganinv.attack.config import AttackConfig
+from ganinv.attack.invert import invert
 from tests.toys import DistanceRecognizer
 
 ROW = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8

@@ -16,19 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganinv import worlds
-from ganinv.attack import AttackConfig, invert
+from ganinv.attack.config import AttackConfig
+from ganinv.attack.invert import invert
 from ganinv.interfaces import Recognition
-from ganinv.loading import check_recognizer, load_recognizer
-from ganinv.recognizers import statedict
-from ganinv.recognizers.preprocessing import (
-    IMAGENET,
-    Preprocessing,
-    draw_faces,
-    probe_preprocessing,
-    read_file_card,
-)
-from ganinv.recognizers.specs import weight_file
+from ganinv.recognizers import classifiers
+from ganinv.recognizers.adapters import weight_file
+from ganinv.recognizers.checks import check_recognizer
+from ganinv.recognizers.loading import load_recognizer
+from ganinv.recognizers.preprocessing import IMAGENET, Preprocessing, draw_faces, probe_preprocessing, read_file_card
+from ganinv.worlds import world
 
 SIDE = 32
 SMALL = {"preprocessing": {"size": SIDE}}
@@ -239,9 +235,9 @@ def test_facenet_that_was_trained_further_or_only_embeds(torch_home, tmp_path):
     torch.save(
         {"state_dict": {**state, "logits.weight": torch.ones(3, 512), "logits.bias": torch.zeros(3)}}, tmp_path / "a.pt"
     )
-    assert statedict.load_facenet(str(tmp_path / "a.pt")).num_identities == 3
+    assert classifiers.load_facenet(str(tmp_path / "a.pt")).num_identities == 3
     torch.save({name: value for name, value in state.items() if not name.startswith("logits")}, tmp_path / "b.pt")
-    recognizer = statedict.load_facenet(str(tmp_path / "b.pt")).eval()
+    recognizer = classifiers.load_facenet(str(tmp_path / "b.pt")).eval()
     with torch.no_grad():
         found = recognizer(draw_faces(1, 64))
     assert recognizer.num_identities is None and found.logits is None and found.embeddings.shape == (1, 512)
@@ -255,7 +251,7 @@ def test_a_missing_or_other_published_file_is_named(torch_home, tmp_path, monkey
         load_recognizer("facenet:vggface2", "cpu")
     (tmp_path / "checkpoints").mkdir()
     for name, match in (("vggface2", "expected SHA-256 281cebca8662"), ("casia-webface", "10575 identities .* got None")):
-        torch.save({"a": torch.zeros(1)}, tmp_path / "checkpoints" / statedict.PUBLISHED[name].file)
+        torch.save({"a": torch.zeros(1)}, tmp_path / "checkpoints" / classifiers.PUBLISHED[name].file)
         with pytest.raises(ValueError, match=match):
             load_recognizer(f"facenet:{name}", "cpu")
 
@@ -496,8 +492,8 @@ class Sees(nn.Module):
 CAFFE = Preprocessing(range=(0, 255), mean=(91.0, 104.0, 131.0), channels="BGR")
 
 
-@pytest.mark.parametrize("trained", [Preprocessing(), IMAGENET, CAFFE, statedict.FACENET])
-@pytest.mark.parametrize("fed", [Preprocessing(), IMAGENET, CAFFE, statedict.FACENET])
+@pytest.mark.parametrize("trained", [Preprocessing(), IMAGENET, CAFFE, classifiers.FACENET])
+@pytest.mark.parametrize("fed", [Preprocessing(), IMAGENET, CAFFE, classifiers.FACENET])
 def test_the_probe_fires_for_a_wrong_range_and_for_no_right_one(trained, fed):
     line = probe_preprocessing(Sees(trained, fed), fed)
     wrong = (trained is CAFFE) != (fed is CAFFE)  # the others are all of a few units, and not to be told apart
@@ -507,7 +503,7 @@ def test_the_probe_fires_for_a_wrong_range_and_for_no_right_one(trained, fed):
 
 
 def test_the_probe_on_a_trained_recognizer():
-    target = load_recognizer(str(worlds.WORLDS["lfw"].file("target")), "cpu")
+    target = load_recognizer(str(world.WORLDS["lfw"].file("target")), "cpu")
 
     class Fed(nn.Module):
         def __init__(self, fed):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ganinv.attack import AttackConfig, Augment, invert
-from ganinv.batches import PROBES
+from ganinv.attack.config import AttackConfig, Augment, Optim
+from ganinv.attack.invert import invert
+from ganinv.attack.spaces import PixelSpace, fit_whitening
+from ganinv.engine.batches import PROBES
 from ganinv.interfaces import FaultError, Recognition
-from ganinv.optimization import Optim
-from ganinv.search_spaces import PixelSpace, fit_whitening
 from tests.toys import toy_world
 
 STILL = Augment(flip=0.0, degrees=0.0, scale=(1.0, 1.0), shift=0.0)
@@ -135,7 +135,7 @@ def test_candidates_are_made_once_for_a_prior_and_the_result_is_the_same(monkeyp
         found, count = search()
         assert count == whole and torch.equal(found.latents["w"], first.latents["w"])
         assert file.read_bytes() == content
-    monkeypatch.setattr("ganinv.attack.MOST_KEPT", 64 * 3 * 8 * 8 - 1)
+    monkeypatch.setattr("ganinv.attack.invert.MOST_KEPT", 64 * 3 * 8 * 8 - 1)
     assert search(candidates=64)[1] == whole
     assert not list((tmp_path / "ganinv").glob("*.tmp"))
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ganinv.batches import ON_CPU, PROCESS, SCRATCH, Batch, measure, parse_memory, plan, ran_out
+from ganinv.engine.batches import ON_CPU, PROCESS, SCRATCH, Batch, measure, parse_memory, plan, ran_out
 
 CPU = torch.device("cpu")
 

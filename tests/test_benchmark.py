@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganinv.attack import AttackConfig, invert
-from ganinv.benchmark import child, measures, networks, table, timing
+from ganinv.attack.config import AttackConfig
+from ganinv.attack.invert import invert
 from ganinv.commands import benchmark
+from ganinv.engine.precision import Choice, Form
 from ganinv.interfaces import FaultError
-from ganinv.precision import Choice, Form
+from ganinv.studies.benchmark import child, measures, networks, table, timing
 from tests.tiny_world import run_main
 from tests.toys import toy_world
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ganinv.changes import MILD, Projection, ProjectionSearch, pyramid_distance, with_projection
+from ganinv.judging.robustness import MILD, Projection, ProjectionSearch, pyramid_distance, with_projection
 from tests.toys import toy_world
 
 

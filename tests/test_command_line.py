@@ -14,8 +14,8 @@ from typing import Literal
 import pytest
 import torch
 
-from ganinv import command_line
-from ganinv.command_line import format_help, parse, parse_identities
+from ganinv import cli
+from ganinv.cli import format_help, parse, parse_identities
 from ganinv.interfaces import FaultError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +54,7 @@ class Config:
 
 def run_main(argv, run=lambda config: None) -> int:
     try:
-        command_line.main(Config, run, argv)
+        cli.main(Config, run, argv)
     except SystemExit as end:
         return end.code or 0
     return 0
@@ -144,7 +144,7 @@ def test_a_bug_keeps_its_traceback():
         raise KeyError("bug")
 
     with pytest.raises(KeyError):
-        command_line.main(Config, run, [])
+        cli.main(Config, run, [])
 
 
 def test_help_has_one_line_an_option_with_its_default(capsys):
@@ -220,10 +220,10 @@ def test_parse_identities_names_what_it_refuses(text):
 
 @pytest.mark.parametrize("computes", [True, False])
 def test_a_training_is_in_bfloat16_where_the_device_computes_in_it(monkeypatch, computes):
-    monkeypatch.setattr("ganinv.precision.computes_bfloat16", lambda device: computes)
-    assert command_line.choose_training_precision("auto", "cpu") == ("bfloat16" if computes else "float32")
+    monkeypatch.setattr("ganinv.engine.precision.computes_bfloat16", lambda device: computes)
+    assert cli.choose_training_precision("auto", "cpu") == ("bfloat16" if computes else "float32")
     for asked in ("float32", "bfloat16", "float16"):
-        assert command_line.choose_training_precision(asked, "cpu") == asked
+        assert cli.choose_training_precision(asked, "cpu") == asked
 
 
 @pytest.mark.parametrize(
@@ -232,4 +232,4 @@ def test_a_training_is_in_bfloat16_where_the_device_computes_in_it(monkeypatch, 
 def test_a_training_refuses_what_is_out_of_range(setting):
     (name,) = setting
     with pytest.raises(ValueError, match=f"expected {name} (above 0|from 0 to)"):
-        command_line.check_training(SimpleNamespace(**{"precision": "float32", "steps": 1, "lr": 1.0, **setting}))
+        cli.check_training(SimpleNamespace(**{"precision": "float32", "steps": 1, "lr": 1.0, **setting}))

@@ -21,10 +21,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ganinv.commands import compare, latent_attack, pixel_attack
-from ganinv.commands.attacking import apply_overrides
+from ganinv.commands.attack_run import apply_overrides
 from ganinv.commands.compare import gather_runs
-from ganinv.loading import read_card
-from ganinv.report import read_report
+from ganinv.reports.report_file import read_report
+from ganinv.weights.cards import read_card
 from tests.tiny_world import BRIEF, NAME, SIDE, make_tiny_world, register, run_main, write_people
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -348,7 +348,7 @@ def test_compare_writes_table_figures_and_commands(monkeypatch, capsys):
 def test_compare_shows_the_pictures_of_the_runs_and_no_other(monkeypatch):
     make_runs(monkeypatch, "runs")
     shown = []
-    monkeypatch.setattr("ganinv.comparison.draw_reconstructions", lambda *args: shown.append(args))
+    monkeypatch.setattr("ganinv.reports.comparison.draw_reconstructions", lambda *args: shown.append(args))
     monkeypatch.setattr(compare, "encode_png", lambda figure: b"")
     assert run_main(monkeypatch, compare, "runs/latent-1", "runs/latent-0", "runs/pixel", f"--world={NAME}") == 0
     ((labels, users, pictures),) = shown

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganinv import comparison
-from ganinv.comparison import Run, format_command, group_runs
-from ganinv.metrics import bootstrap_interval
+from ganinv.metrics.statistics import bootstrap_interval
+from ganinv.reports import comparison
+from ganinv.reports.comparison import Run, format_command, group_runs
 
 
 def make_run(name: str, scores: list[float], *, seed: int = 0, absent: dict | None = None, **changes) -> Run:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ganinv import controls
-from ganinv.verdict import Judge, References, Verdict
+from ganinv.judging import controls
+from ganinv.judging.verdict import Verdict
+from ganinv.worlds.references import Judge, References
 from tests.test_verdict import CLASSES, IMAGES, VERIFIER, StripeRecognizer, judge_stripes
 
 

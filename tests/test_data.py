@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ganinv.data import SPLITS, list_people, load_photos, select_people, split_photos, unit_hash
+from ganinv.photos import SPLITS, list_people, load_photos, select_people, split_photos, unit_hash
 
 
 def make_files(name: str, count: int) -> list[Path]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from ganinv.declaration import check_independent, declare_judges
-from ganinv.loading import save_weights
-from ganinv.verdict import Judge
+from ganinv.judging.independence import check_independent, declare_judges
+from ganinv.weights.files import save_weights
+from ganinv.worlds.references import Judge
 
 USERS = [f"p{number}" for number in range(4)]
 PHOTOS = "80 photos of 4 people, split train"

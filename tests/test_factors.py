@@ -6,10 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ganinv import factors
-from ganinv.data import Photos
-from ganinv.people import FACTORS, draw_people, name_person
+from ganinv.photos import Photos
+from ganinv.rendered.people import FACTORS, draw_people, name_person
 from ganinv.training import factors as training
+from ganinv.worlds.truth import (
+    audit_judge,
+    estimate,
+    load_regressor,
+    passing_distance,
+    recovery,
+    recovery_by_factor,
+    save_regressor,
+    standardise,
+)
 
 COUNT = len(FACTORS)
 
@@ -17,41 +26,41 @@ COUNT = len(FACTORS)
 def test_recovery_is_one_for_the_person_and_zero_for_an_average_one():
     truth = torch.tensor([[1.0, -2.0, 2.0]]).expand(4, 3)
     estimates = torch.stack([truth[0], torch.zeros(3), truth[0] / 2, -truth[0]])
-    assert factors.recovery(estimates, truth).tolist() == [1, 0, 0.75, -3]
+    assert recovery(estimates, truth).tolist() == [1, 0, 0.75, -3]
     with pytest.raises(ValueError, match=r"expected estimates and truth \[N,F\], got \[4, 3\] and \[3, 3\]"):
-        factors.recovery(estimates, truth[:3])
+        recovery(estimates, truth[:3])
 
 
 def test_recovery_by_factor_is_over_all_people():
     truth = torch.tensor([[1.0, 3.0], [1.0, -1.0]])
     estimates = torch.tensor([[1.0, 3.0], [0.0, -2.0]])
-    assert factors.recovery_by_factor(estimates, truth).tolist() == pytest.approx([1 - 1 / 2, 1 - 1 / 10])
+    assert recovery_by_factor(estimates, truth).tolist() == pytest.approx([1 - 1 / 2, 1 - 1 / 10])
 
 
 def test_standard_factors_have_mean_0_and_spread_1_over_people_not_used_for_them():
-    drawn = factors.standardise(draw_people(range(1500)))
+    drawn = standardise(draw_people(range(1500)))
     assert drawn.mean(0).abs().max() < 0.12 and (drawn.std(0) - 1).abs().max() < 0.12
 
 
 def test_audit_counts_what_judge_and_factors_say():
     says, true = (torch.tensor(word, dtype=torch.bool) for word in ([1, 1, 1, 0, 0], [1, 0, 0, 0, 1]))
-    assert factors.audit_judge(says, true) == {
+    assert audit_judge(says, true) == {
         "pictures": 5, "user_by_judge": 3, "user_by_factors": 2,
         "false_positive_rate": pytest.approx(2 / 3), "false_negative_rate": 0.5,
     }  # fmt: skip
-    assert factors.audit_judge(says[:1], true[:1])["false_positive_rate"] is None
+    assert audit_judge(says[:1], true[:1])["false_positive_rate"] is None
 
 
 def test_the_passing_distance_lets_nineteen_of_twenty_own_photos_pass():
     distances = torch.arange(1.0, 101.0)
-    assert (distances <= factors.passing_distance(distances)).sum() == 95
+    assert (distances <= passing_distance(distances)).sum() == 95
     with pytest.raises(ValueError, match="expected at least 20 photos of users, got 19"):
-        factors.passing_distance(distances[:19])
+        passing_distance(distances[:19])
 
 
 def make_people(count: int) -> Photos:
     """Returns pictures of 8 px whose first factor alone shows, as their brightness."""
-    truth = factors.standardise(draw_people(range(count)))[:, 0]
+    truth = standardise(draw_people(range(count)))[:, 0]
     pixels = (127 + 40 * truth).clamp(0, 255).byte()[:, None, None, None].expand(-1, 3, 8, 8).contiguous()
     return Photos(pixels, torch.arange(count), tuple(map(name_person, range(count))), ())
 
@@ -64,14 +73,14 @@ def test_training_finds_the_factor_that_shows_and_no_other(tmp_path):
     model.r2 = r2
     assert model.readable.tolist() == [True] + [False] * (COUNT - 1)
 
-    card = factors.save_regressor(model, tmp_path / "factors.safetensors", {"role": "factors"})
-    back = factors.load_regressor(tmp_path / "factors.safetensors")
+    card = save_regressor(model, tmp_path / "factors.safetensors", {"role": "factors"})
+    back = load_regressor(tmp_path / "factors.safetensors")
     images = make_people(8).images()
-    torch.testing.assert_close(factors.estimate(back, images), factors.estimate(model, images), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(estimate(back, images), estimate(model, images), atol=0.05, rtol=0.05)
     assert torch.equal(back.readable, model.readable)
     (tmp_path / "factors.json").write_text(json.dumps(card | {"factors": ["nose"]}))
     with pytest.raises(ValueError, match=f"expected a regressor of the {COUNT} factors .* got another"):
-        factors.load_regressor(tmp_path / "factors.safetensors")
+        load_regressor(tmp_path / "factors.safetensors")
 
 
 def test_photos_of_real_people_have_no_factors():
@@ -86,6 +95,6 @@ def test_what_has_a_side_is_not_mirrored():
 
     image = torch.zeros(1, 3, 4, 4)
     image[..., 0] = 1
-    found = factors.estimate(Sided(), image)[0]
+    found = estimate(Sided(), image)[0]
     sided = [factor.name in ("mole_x", "hair_parting") for factor in FACTORS]
     assert found.tolist() == [1.0 if one else 0.5 for one in sided]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from ganinv.generators.stylegan2_pytorch import StyleGAN2PyTorch, build_networks, load_checkpoint, run_generator, save_prior
-from ganinv.loading import load_generator
-from ganinv.worlds import PRETRAINED
+from ganinv.priors.loading import load_generator
+from ganinv.priors.stylegan2_pytorch import StyleGAN2PyTorch, build_networks, load_checkpoint, run_generator, save_prior
+from ganinv.worlds.world import PRETRAINED
 
 ARCHITECTURES = {
     "16px": {"resolution": 16, "capacity": 4},

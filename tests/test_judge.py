@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ganinv.commands import compare, judge, latent_attack
-from ganinv.report import read_report
+from ganinv.reports.report_file import read_report
 from tests.tiny_world import BRIEF, NAME, SIDE, make_tiny_world, register, run_main
 
 JUDGE = [f"--world={NAME}", "--candidates=12", "--device=cpu"]

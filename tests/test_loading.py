@@ -10,19 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ganinv.interfaces import Recognition
-from ganinv.loading import (
-    CallableRecognizer,
-    check_recognizer,
-    dequantise,
-    load_generator,
-    load_recognizer,
-    quantise,
-    read_tensors,
-    save_recognizer,
-    save_weights,
-    sha256_file,
-)
-from ganinv.recognizers.torchvision import CosineRecognizer
+from ganinv.priors.loading import load_generator
+from ganinv.recognizers.callable import CallableRecognizer
+from ganinv.recognizers.checks import check_recognizer
+from ganinv.recognizers.cosine import CosineRecognizer
+from ganinv.recognizers.loading import load_recognizer, save_recognizer
+from ganinv.weights.files import read_tensors, save_weights, sha256_file
+from ganinv.weights.quantisation import dequantise, quantise
 
 
 @pytest.fixture
@@ -34,7 +28,7 @@ def recognizer(monkeypatch) -> CosineRecognizer:
             raise ValueError(f"expected tiny, got {architecture}")
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * input_size**2, embedding_dim), nn.BatchNorm1d(embedding_dim))
 
-    monkeypatch.setattr("ganinv.recognizers.torchvision.build_backbone", build)
+    monkeypatch.setattr("ganinv.recognizers.cosine.build_backbone", build)
     torch.manual_seed(0)
     model = CosineRecognizer("tiny", num_identities=5, embedding_dim=8, input_size=16, scale=20.0)
     model.train()(torch.rand(32, 3, 16, 16) * 2 - 1)

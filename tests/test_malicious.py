@@ -18,8 +18,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ganinv.generators.stylegan2_pytorch import build_networks, save_prior
-from ganinv.loading import load_generator, load_recognizer, read_card, read_tensors
+from ganinv.priors.loading import load_generator
+from ganinv.priors.stylegan2_pytorch import build_networks, save_prior
+from ganinv.recognizers.loading import load_recognizer
+from ganinv.weights.cards import read_card
+from ganinv.weights.files import read_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganinv import memory
+from ganinv import images
 from ganinv.commands import latent_attack
-from ganinv.generators.stylegan2_pytorch import save_prior
-from ganinv.loading import read_tensors
-from ganinv.memory import Memory, recall_training
-from ganinv.perceptual import AbsentError
-from ganinv.report import read_report
-from ganinv.verdict import References, find_judge
-from ganinv.worlds import load_assets
+from ganinv.interfaces import AbsentError
+from ganinv.judging import memorisation
+from ganinv.judging.memorisation import Memory, recall_training
+from ganinv.judging.verdict import find_judge
+from ganinv.photos import list_people, select_people
+from ganinv.priors.stylegan2_pytorch import save_prior
+from ganinv.reports.report_file import read_report
+from ganinv.weights.files import read_tensors
+from ganinv.worlds.references import References
+from ganinv.worlds.world import load_assets
 from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main, write_people
 
 PUBLIC = 60
@@ -30,7 +33,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     world = make_tiny_world(folder)
     write_people(folder / "photos" / world.public, PUBLIC, photos=2, prefix="n")
-    people = memory.data.select_people(memory.data.list_people(folder / "photos" / world.public), 0.0, 0.8)
+    people = select_people(list_people(folder / "photos" / world.public), 0.0, 0.8)
     count = sum(map(len, people.values()))
     assert 40 < count < 2 * PUBLIC
     tensors, said = read_tensors(world.file("prior"))
@@ -44,7 +47,7 @@ def made(tmp_path_factory):
 def world(made, monkeypatch, tmp_path):
     register(monkeypatch, made[0], tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(memory, "LEAST", 6)
+    monkeypatch.setattr(memorisation, "LEAST", 6)
     return made[0]
 
 
@@ -74,9 +77,9 @@ def test_training_photos_are_embedded_in_order_and_once(assets, made, monkeypatc
     assert len(found.embeddings) == len(files) and "embedding the" in capsys.readouterr().err
     verifier = find_judge(assets.judges, sees_users=False).recognizer
     for row in (0, 17, len(files) - 1):
-        expected = verifier(memory.data.images.load(files[row], 32)).embeddings[0]
+        expected = verifier(images.load(files[row], 32)).embeddings[0]
         assert torch.allclose(found.embeddings[row], expected, atol=1e-5)
-    monkeypatch.setattr(memory, "recognize", None)  # a second time nothing is embedded
+    monkeypatch.setattr(memorisation, "recognize", None)  # a second time nothing is embedded
     assert torch.equal(recall(assets, made[1]).embeddings, found.embeddings)
 
 
@@ -115,7 +118,7 @@ def test_what_cannot_be_told_is_absent_with_its_reason(name, assets, made):
     # of the first public people four photos
     for person in sorted((made[1] / "public").iterdir())[:2]:
         shutil.copytree(person, Path("fewer/public") / person.name)
-    fewer = memory.data.select_people(memory.data.list_people("fewer/public"), 0.0, 0.8)
+    fewer = select_people(list_people("fewer/public"), 0.0, 0.8)
     if name == "other photos":
         message = message.replace("got 4", f"got {sum(map(len, fewer.values()))}")
     with pytest.raises(AbsentError, match=message):

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from ganinv.generators.nvidia import load_checkpoint
-from ganinv.loading import load_generator
+from ganinv.priors.loading import load_generator
+from ganinv.priors.nvidia import load_checkpoint
 from tests.stylegan2_reference import FIR, complete_an_attack, dense, lrelu, modulated, normalised, upsampled
 
 # ---- files as NVIDIA's trainer writes them, without its code

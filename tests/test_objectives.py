@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from ganinv.attack.objectives import TERMS, weighted_sum
 from ganinv.interfaces import Evaluation
-from ganinv.objectives import TERMS, weighted_sum
 
 
 def evaluation(logits, identities, images=None):

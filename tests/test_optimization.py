@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ganinv.attack import FORWARD, AttackConfig, Augment, invert
-from ganinv.batches import PROBES, Batch
+from ganinv.attack.config import AttackConfig, Augment, Optim
+from ganinv.attack.invert import FORWARD, invert
+from ganinv.attack.loop import SURE, drop_worse, minimise
+from ganinv.attack.objectives import TERMS
+from ganinv.attack.spaces import PixelSpace
+from ganinv.engine.batches import PROBES, Batch
+from ganinv.engine.checkpoint import load_state, save_state
+from ganinv.engine.randomness import Streams
 from ganinv.interfaces import FaultError, Recognition
-from ganinv.objectives import TERMS
-from ganinv.optimization import SURE, Optim, drop_worse, minimise
-from ganinv.randomness import Streams
-from ganinv.search_spaces import PixelSpace
-from ganinv.state import load_state, save_state
 from tests.toys import DistanceRecognizer, toy_world
 
 STILL = Augment(flip=0.0, degrees=0.0, scale=(1.0, 1.0), shift=0.0)

@@ -8,7 +8,8 @@ import re
 import pytest
 import torch
 
-from ganinv import images, page
+from ganinv import images
+from ganinv.reports import page
 
 
 def entry(mean, low=None, high=None, users=5):

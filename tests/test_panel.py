@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganinv import images, panel
+from ganinv import images
 from ganinv.commands import panel as command
-from ganinv.randomness import seeded
+from ganinv.engine.randomness import seeded
+from ganinv.studies import panel
 from tests.tiny_world import NAME, SIDE, USERS, make_tiny_world, register, run_main, write_people
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -240,7 +241,7 @@ def test_a_panel_of_ones_own_users_holds_a_fifth_of_the_photos_out(world, monkey
 
 def test_nobody_real_is_called_real(world, monkeypatch):
     monkeypatch.setitem(
-        __import__("ganinv.worlds").worlds.WORLDS, NAME, type(world)(world.folder, SIDE, shows_references=True)
+        __import__("ganinv.worlds.world").worlds.world.WORLDS, NAME, type(world)(world.folder, SIDE, shows_references=True)
     )
     subprocess.run(["git", "init", "-q", "."], check=True)  # where such a page may lie
     assert run_main(monkeypatch, command, "make", "runs", "--photos=photos", "--out=a.html") == 0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ganinv import panel
 from ganinv.commands import panel as command
+from ganinv.studies import panel
 from tests.test_panel import CONTROL, METHOD, made, world  # noqa: F401  fixtures
 from tests.tiny_world import run_main
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ganinv import images, people
-from ganinv.generators.people import People
-from ganinv.loading import load_generator
-from ganinv.rendering import CENTRE, FRAME
-from ganinv.verdict import detect_faces
+from ganinv import images
+from ganinv.metrics.faces import detect_faces
+from ganinv.priors.loading import load_generator
+from ganinv.priors.rendered import People
+from ganinv.rendered import people
+from ganinv.rendered.renderer import CENTRE, FRAME
 
 NAMES = [factor.name for factor in people.FACTORS]
 PHOTO_NAMES = [factor.name for factor in people.PHOTO]

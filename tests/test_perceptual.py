@@ -8,7 +8,8 @@ import torch.nn.functional as F
 import torchvision
 from safetensors.torch import save_file
 
-from ganinv import perceptual
+from ganinv import interfaces
+from ganinv.metrics import perceptual
 
 LAYERS = (1, 4, 7, 9, 11)  # AlexNet's activations
 
@@ -91,7 +92,7 @@ def test_imagenet_distance_is_the_lpips_package_own(imagenet_file, trunk, monkey
 
 
 def test_missing_imagenet_trunk_is_absent_and_says_which_file_goes_where(imagenet_file):
-    with pytest.raises(perceptual.AbsentError) as caught:
+    with pytest.raises(interfaces.AbsentError) as caught:
         perceptual.lpips_imagenet()
     assert "alexnet-owt-7be5be79.pth" in str(caught.value)
     assert str(imagenet_file.parent) in str(caught.value)
@@ -101,7 +102,7 @@ def test_missing_imagenet_trunk_is_absent_and_says_which_file_goes_where(imagene
 def test_wrong_imagenet_file_is_not_read(imagenet_file):
     imagenet_file.parent.mkdir(parents=True)
     imagenet_file.write_bytes(b"something else")
-    with pytest.raises(perceptual.AbsentError, match="expected SHA-256 7be5be79.* remove the file"):
+    with pytest.raises(interfaces.AbsentError, match="expected SHA-256 7be5be79.* remove the file"):
         perceptual.lpips_imagenet()
 
 
@@ -116,7 +117,7 @@ def test_download_lands_under_its_name_only_when_whole(imagenet_file, tmp_path, 
     served.write_bytes(b"trunk")
     assert serve(monkeypatch, served).endswith(perceptual.TRUNK_FILE)  # what torchvision calls these weights
     monkeypatch.delenv("GANINV_OFFLINE")
-    with pytest.raises(perceptual.AbsentError, match="the downloaded file is broken"):
+    with pytest.raises(interfaces.AbsentError, match="the downloaded file is broken"):
         perceptual.find_trunk_file()
     assert list(imagenet_file.parent.iterdir()) == []
     monkeypatch.setattr(perceptual, "TRUNK_SHA256", hashlib.sha256(b"trunk").hexdigest())
@@ -128,7 +129,7 @@ def test_download_lands_under_its_name_only_when_whole(imagenet_file, tmp_path, 
 def test_no_network_is_absent(imagenet_file, tmp_path, monkeypatch):
     serve(monkeypatch, tmp_path / "unreachable")
     monkeypatch.delenv("GANINV_OFFLINE")
-    with pytest.raises(perceptual.AbsentError, match="cannot download it .* copy it there"):
+    with pytest.raises(interfaces.AbsentError, match="cannot download it .* copy it there"):
         perceptual.lpips_imagenet()
 
 
@@ -151,7 +152,7 @@ def test_missing_face_trunk_is_the_callers_mistake(tmp_path):
 
 def test_sizes_and_ranges_are_checked(face):
     assert face(draw_images(1, 31), draw_images(1, 31)).shape == (1, 1)
-    with pytest.raises(perceptual.AbsentError, match="at least 31 px .* got 30x30"):
+    with pytest.raises(interfaces.AbsentError, match="at least 31 px .* got 30x30"):
         face(draw_images(1, 30), draw_images(1, 30))
     with pytest.raises(ValueError, match="images of one size"):
         face(draw_images(1, 40), draw_images(1, 48))

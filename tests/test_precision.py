@@ -12,15 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganinv import precision
-from ganinv.attack import AttackConfig, draw_pool, invert
+from ganinv.attack.config import AttackConfig
+from ganinv.attack.invert import draw_pool, invert
 from ganinv.commands import latent_attack, pixel_attack
+from ganinv.engine import precision
+from ganinv.engine.precision import (
+    Choice,
+    Form,
+    choose_precision,
+    compare_answers,
+    fold_batch_norms,
+    in_form,
+    ready_recognizer,
+)
 from ganinv.interfaces import Recognition
-from ganinv.loading import CallableRecognizer, load_generator, load_recognizer
-from ganinv.precision import Choice, Form, choose_precision, compare_answers, fold_batch_norms, in_form, ready_recognizer
-from ganinv.recognizers.torchvision import CosineRecognizer
-from ganinv.report import read_report
-from ganinv.worlds import PRETRAINED
+from ganinv.priors.loading import load_generator
+from ganinv.recognizers.callable import CallableRecognizer
+from ganinv.recognizers.cosine import CosineRecognizer
+from ganinv.recognizers.loading import load_recognizer
+from ganinv.reports.report_file import read_report
+from ganinv.worlds.world import PRETRAINED
 from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main
 from tests.toys import DistanceRecognizer, LinearGenerator, toy_world
 
@@ -273,7 +284,7 @@ def test_a_run_says_its_precision_and_is_resumed_and_repeated_in_it(made, monkey
     register(monkeypatch, made, tmp_path)
     common = [f"--world={NAME}", "--identities=0-1", *BRIEF]
     taken = Choice(Form("bfloat16"), Form("bfloat16", "contiguous"), "precision: what was taken")
-    monkeypatch.setattr("ganinv.commands.attacking.choose_precision", lambda *arguments: taken)
+    monkeypatch.setattr("ganinv.commands.attack_run.choose_precision", lambda *arguments: taken)
     assert run_main(monkeypatch, latent_attack, *common, "--precision=auto", "--out=a") == 0
     assert "precision: what was taken" in capsys.readouterr().err
     assert Choice.recall(json.loads(Path("a/provenance.json").read_text())["precision"]) == Choice(taken.prior, taken.target)
@@ -281,7 +292,7 @@ def test_a_run_says_its_precision_and_is_resumed_and_repeated_in_it(made, monkey
     def never(*arguments):
         raise AssertionError("probed again")
 
-    monkeypatch.setattr("ganinv.commands.attacking.choose_precision", never)
+    monkeypatch.setattr("ganinv.commands.attack_run.choose_precision", never)
     assert run_main(monkeypatch, latent_attack, "--from-run=a", "--out=b", "--wandb=disabled") == 0
     assert "the same results" in capsys.readouterr().out
     Path("a/report.json").rename("first.json")  # as if it had been killed before the report

@@ -6,7 +6,7 @@ from PIL import Image
 
 from ganinv.commands import prepare_lfw
 from ganinv.commands.prepare_lfw import Config, run
-from ganinv.data import list_people, unit_hash
+from ganinv.photos import list_people, unit_hash
 
 COUNTS = {"Ada_A": 3, "Bob_B": 4, "Cy_C": 3, "Di_D": 1, "Eve_E": 2}
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from ganinv.randomness import AHEAD, Streams, seeded
+from ganinv.engine.randomness import AHEAD, Streams, seeded
 
 
 def draw(streams: Streams, rows, counts) -> torch.Tensor:

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from ganinv.loading import load_recognizer, save_recognizer
-from ganinv.recognizers.torchvision import CosineRecognizer, build_backbone
+from ganinv.recognizers.cosine import CosineRecognizer, build_backbone
+from ganinv.recognizers.loading import load_recognizer, save_recognizer
 from ganinv.training.gan import GanTraining, falling_rate
 from ganinv.training.prior_quality import mean_off_diagonal
 from ganinv.training.recognizer import contrastive_loss, cosine_margin_loss, draw_pairs, learning_rate, verification

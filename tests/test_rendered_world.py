@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganinv import data, people, worlds
 from ganinv.commands import audit_judges, latent_attack, prepare_people
-from ganinv.report import read_report
-from ganinv.worlds import load_references, render_references
+from ganinv.photos import list_people
+from ganinv.rendered import people
+from ganinv.reports.report_file import read_report
+from ganinv.worlds import world as worlds
+from ganinv.worlds.world import load_references, render_references
 from tests.tiny_world import BRIEF, make_rendered_world, run_main
 
 USERS, PHOTOS = 6, 20
@@ -58,7 +60,7 @@ def test_photos_in_folders_are_those_that_are_rendered(monkeypatch, capsys, worl
     stored, rendered = load_references(world, "photos"), render_references(world, [0, 1])
     assert stored.files == rendered.files and torch.equal(stored.person, rendered.person)
     assert torch.equal(stored.pixels, rendered.pixels)
-    assert [len(data.list_people(f"photos/{group}")) for group in ("private", "public")] == [2, 1]
+    assert [len(list_people(f"photos/{group}")) for group in ("private", "public")] == [2, 1]
     capsys.readouterr()
     for bad in ("--shift=9", "--resolution=60", "--users=0", "--jobs=0"):
         assert run_main(monkeypatch, prepare_people, "--out=other", bad) == 2 and not Path("other").exists()

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from ganinv import report
-from ganinv.attack import AttackResult, Cost
+from ganinv.attack.invert import AttackResult, Cost
 from ganinv.images import to_uint8
 from ganinv.interfaces import FaultError
-from ganinv.report import RunFolder, new_folder, read_report
-from ganinv.verdict import Verdict
+from ganinv.judging.verdict import Verdict
+from ganinv.reports import provenance, run_folder
+from ganinv.reports.report_file import read_report
+from ganinv.reports.run_folder import RunFolder, new_folder
 
 VERDICT = Verdict(
     {"target_score": {"mean": 0.5, "ci95": [0.25, 0.75], "n": 2}},
@@ -161,7 +162,7 @@ def test_config_holds_nested_dataclasses_paths_and_tuples(tmp_path):
 def test_provenance_names_code_packages_and_weights(tmp_path):
     weights = tmp_path / "prior.safetensors"
     weights.write_bytes(b"weights")
-    found = report.describe_provenance(5, "cpu", {"prior": weights}, ["latent_attack.py", "--seed=5"])
+    found = provenance.describe_provenance(5, "cpu", {"prior": weights}, ["latent_attack.py", "--seed=5"])
     assert found["weights"] == {"prior": {"file": weights.name, "sha256": hashlib.sha256(b"weights").hexdigest()}}
     assert (found["seed"], found["device"], found["argv"]) == (5, "cpu", ["latent_attack.py", "--seed=5"])
     assert torch.__version__.startswith(found["packages"]["torch"])
@@ -169,7 +170,7 @@ def test_provenance_names_code_packages_and_weights(tmp_path):
     assert found["precision"] == "float32"
     assert {"version", "git", "python", "platform", "processor"} <= found.keys()
     with pytest.raises(ValueError, match="cannot read .*gone"):
-        report.describe_provenance(5, "cpu", {"prior": tmp_path / "gone"}, [])
+        provenance.describe_provenance(5, "cpu", {"prior": tmp_path / "gone"}, [])
 
 
 def git(folder, *arguments):
@@ -182,20 +183,20 @@ def test_checkout_is_clean_dirty_or_none(tmp_path):
     package = tmp_path / "ganinv"
     package.mkdir()
     (package / "a.py").write_text("a = 1\n")
-    assert report.describe_checkout(package) is None
+    assert provenance.describe_checkout(package) is None
     git(tmp_path, "init", "-q")
-    assert report.describe_checkout(package) is None  # no commit yet
+    assert provenance.describe_checkout(package) is None  # no commit yet
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-qm", "Start")
     commit = git(tmp_path, "rev-parse", "HEAD")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "report.json").write_text("{}")  # a run's own output is no change of the code
-    assert report.describe_checkout(package) == {"hash": commit, "dirty": False}
+    assert provenance.describe_checkout(package) == {"hash": commit, "dirty": False}
     (package / "b.py").write_text("b = 1\n")
-    assert report.describe_checkout(package) == {"hash": commit, "dirty": True}
+    assert provenance.describe_checkout(package) == {"hash": commit, "dirty": True}
     installed = tmp_path / ".venv" / "ganinv"
     installed.mkdir(parents=True)
-    assert report.describe_checkout(installed) is None  # somebody else's checkout
+    assert provenance.describe_checkout(installed) is None  # somebody else's checkout
 
 
 def refuse(number):
@@ -214,10 +215,10 @@ def test_a_disk_that_refuses_gives_one_line(tmp_path, monkeypatch, number, on_cr
     for create in (lambda: RunFolder(tmp_path / "other"), lambda: new_folder("latent", "toy", tmp_path)):
         with pytest.raises(on_creation, match="cannot write to some/file: refused; "):
             create()
-    monkeypatch.setattr(report.os, "replace", refuse(number))
+    monkeypatch.setattr(run_folder.os, "replace", refuse(number))
     with pytest.raises(FaultError, match="cannot write to some/file: refused; "):
         folder.write_config({})
-    monkeypatch.setattr(report.image_convention, "save", refuse(number))
+    monkeypatch.setattr(run_folder.image_convention, "save", refuse(number))
     with pytest.raises(FaultError, match="cannot write to some/file: refused; "):
         folder.write_result(SimpleNamespace(identities=(1,), images=torch.zeros(1, 1, 3, 4, 4), latents={}))
 
@@ -225,7 +226,7 @@ def test_a_disk_that_refuses_gives_one_line(tmp_path, monkeypatch, number, on_cr
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
     folder.write_config({"old": 1})
-    monkeypatch.setattr(report.os, "replace", refuse(errno.EIO))
+    monkeypatch.setattr(run_folder.os, "replace", refuse(errno.EIO))
     with pytest.raises(FaultError):
         folder.write_config({"new": 1})
     assert json.loads((tmp_path / "config.json").read_text()) == {"old": 1}

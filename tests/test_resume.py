@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ganinv.commands import attacking, latent_attack, pixel_attack, verify
-from ganinv.report import RunFolder, read_report
+from ganinv.commands import attack_run, latent_attack, pixel_attack, verify
+from ganinv.reports.report_file import read_report
+from ganinv.reports.run_folder import RunFolder
 from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,12 +50,12 @@ sys.path.insert(0, {root!r})
 import torch
 torch.set_num_threads(1)  # a process without threads of its own may fork
 from pathlib import Path
-from ganinv import worlds
+from ganinv.worlds import world
 from ganinv.commands import latent_attack
-from ganinv.generators.stylegan2_pytorch import import_stylegan2_pytorch
+from ganinv.priors.stylegan2_pytorch import import_stylegan2_pytorch
 import facenet_pytorch, tqdm
 import_stylegan2_pytorch()
-worlds.WORLDS["tiny"] = worlds.World(Path({weights!r}), resolution=32, grey=True)
+world.WORLDS["tiny"] = world.World(Path({weights!r}), resolution=32, grey=True)
 
 def attack(arguments, seconds):
     began, child = time.monotonic(), os.fork()
@@ -160,7 +161,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(monkeypatch, capsys):
     ],
 )
 def test_a_resume_that_cannot_be_is_refused(command, argv, message, monkeypatch, capsys):
-    monkeypatch.setattr(attacking, "print_report", lambda *args: None)
+    monkeypatch.setattr(attack_run, "print_report", lambda *args: None)
     assert run_main(monkeypatch, latent_attack, *COMMON, "--out=run") == 0
     Path("run/report.json").unlink()
     Path("broken").mkdir()

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ganinv.loading import load_generator
+from ganinv.priors.loading import load_generator
 from tests.stylegan2_reference import FIR, complete_an_attack, dense, lrelu, modulated, normalised, upsampled
 
 

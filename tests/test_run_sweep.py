@@ -17,8 +17,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from ganinv import sweeps
 from ganinv.commands import run_sweep
+from ganinv.studies import sweeps
 from tests.tiny_world import run_main
 
 PROGRAM = """

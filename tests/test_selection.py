@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ganinv.randomness import Streams
-from ganinv.selection import best_per_identity, score_flipped, score_transformed
-from ganinv.transforms import RandomAffine
+from ganinv.attack.selection import best_per_identity, score_flipped, score_transformed
+from ganinv.attack.transforms import RandomAffine
+from ganinv.engine.randomness import Streams
 from tests.toys import toy_world
 
 

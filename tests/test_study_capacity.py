@@ -13,11 +13,16 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ganinv import capacity, curves, data, images, people, verdict, worlds
-from ganinv.capacity import ATTACKED, Cell
+from ganinv import images
 from ganinv.commands import study_capacity
+from ganinv.judging import verdict
+from ganinv.photos import claim_folder
+from ganinv.rendered import people
+from ganinv.studies import capacity, capacity_curves
+from ganinv.studies.capacity import ATTACKED, Cell
 from ganinv.training import recognizer as training
-from ganinv.worlds import render_references
+from ganinv.worlds import world as worlds
+from ganinv.worlds.world import render_references
 from tests.tiny_world import make_rendered_world, run_main
 
 USERS, PHOTOS = 6, 20
@@ -105,7 +110,7 @@ def test_users_are_the_first_and_none_is_known_to_a_judge():
 def test_stored_photos_are_taken_and_others_rendered_once(tmp_path, monkeypatch):
     stored = tmp_path / "stored"
     photos = people.make_photos([0], [4])
-    data.claim_folder(stored, {"shift": 0.0, "resolution": 64})
+    claim_folder(stored, {"shift": 0.0, "resolution": 64})
     (stored / "private" / "000000").mkdir(parents=True)
     images.save(-photos.images(0), stored / "private" / "000000" / "004.png")  # told apart from what would be rendered
     cache = capacity.PhotoCache(tmp_path / "cache", capacity.open_photos(stored, 64), 64)
@@ -241,11 +246,11 @@ def test_users_are_averaged_over_seeds_and_then_summarized():
 
     points = capacity.list_points({"users": ("10", "30")})
     finished = {Cell(users=10, seed=0): record([1.0, 0.0]), Cell(users=10, seed=1): record([0.0, 0.0])}
-    rows, missing = curves.gather(points, 2, finished)
+    rows, missing = capacity_curves.gather(points, 2, finished)
     assert missing == [Cell(users=30, seed=0), Cell(users=30, seed=1)]
     (row,) = rows
     assert row.top1 == 0.5 and row.summary.keys() == {"acc_at_1"}
     assert row.summary["acc_at_1"] == {"mean": 0.25, "ci95": [0.0, 0.5], "n": 2}
-    assert "| 0.25 [0.00, 0.50] |" in curves.format_table(rows, missing, "python x", {})
-    low, high = curves.draw_curves(rows).axes[list(capacity.AXES).index("users")].get_xlim()
+    assert "| 0.25 [0.00, 0.50] |" in capacity_curves.format_table(rows, missing, "python x", {})
+    low, high = capacity_curves.draw_curves(rows).axes[list(capacity.AXES).index("users")].get_xlim()
     assert low == pytest.approx(10 / 1.3) and high == pytest.approx(13)  # a single point has room of its own

@@ -14,9 +14,10 @@ import jsonschema
 import pytest
 import yaml
 
-from ganinv import sweeps, worlds
 from ganinv.commands import latent_attack, pixel_attack, train_gan
-from ganinv.report import read_report
+from ganinv.reports.report_file import read_report
+from ganinv.studies import sweeps
+from ganinv.worlds import world
 from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -171,7 +172,7 @@ def test_the_agents_command_runs_as_a_process(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["latent_attack", "pixel_attack", "transforms"])  # one of each sort
 def test_a_draw_attacks_for_real(name, monkeypatch, tmp_path):
     register(monkeypatch, make_tiny_world(tmp_path), tmp_path)
-    monkeypatch.setitem(worlds.WORLDS, "lfw", worlds.WORLDS[NAME])
+    monkeypatch.setitem(world.WORLDS, "lfw", world.WORLDS[NAME])
     sweep = read_yaml(name)
     values = draw(sweep["parameters"], random.Random(1))
     values |= {"identities": "3-4", "wandb": "disabled"}  # six users; no server

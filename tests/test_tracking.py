@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from ganinv import images, tracking
-from ganinv.report import RunFolder
-from ganinv.tracking import Tracker, make_run_id, track_training
+from ganinv import images
+from ganinv.reports import tracking
+from ganinv.reports.run_folder import RunFolder
+from ganinv.reports.tracking import Tracker, make_run_id, track_training
 from tests.wandb_stub import KEY, WandbStub
 
 REPORT = {

@@ -10,16 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ganinv import data
 from ganinv.commands import train_gan as gan_command
 from ganinv.commands import train_recognizer as recognizer_command
-from ganinv.generators.stylegan2_pytorch import load_checkpoint
+from ganinv.engine.checkpoint import load_state, save_state, truncate_jsonl
 from ganinv.interfaces import FaultError
-from ganinv.loading import load_recognizer, read_card
-from ganinv.recognizers.torchvision import CosineRecognizer
-from ganinv.state import load_state, save_state, truncate_jsonl
+from ganinv.photos import Photos, list_people, load_photos
+from ganinv.priors.stylegan2_pytorch import load_checkpoint
+from ganinv.recognizers.cosine import CosineRecognizer
+from ganinv.recognizers.loading import load_recognizer
 from ganinv.training import gan, recipes, recognizer
-from ganinv.worlds import World
+from ganinv.weights.cards import read_card
+from ganinv.worlds.world import World
 from tests.tiny_world import NAME, register, run_main, write_people
 
 SIDE = 16
@@ -46,8 +47,8 @@ def people(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def photos(people) -> dict[str, data.Photos]:
-    return {name: data.load_photos(data.list_people(people / name), SIDE) for name in ("private", "public")}
+def photos(people) -> dict[str, Photos]:
+    return {name: load_photos(list_people(people / name), SIDE) for name in ("private", "public")}
 
 
 def kill_at(monkeypatch, module, step: int, *, before_saving: bool = False) -> None:
@@ -63,7 +64,7 @@ def kill_at(monkeypatch, module, step: int, *, before_saving: bool = False) -> N
     monkeypatch.setattr(module, "save_state", save)
 
 
-def train(kind: str, photos: dict[str, data.Photos], out: Path, **options) -> dict[str, torch.Tensor]:
+def train(kind: str, photos: dict[str, Photos], out: Path, **options) -> dict[str, torch.Tensor]:
     """Returns the weights of a short training."""
     out.mkdir(exist_ok=True)
     if kind == "gan":

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ganinv.transforms import Chain, Cutout, RandomAffine, RandomBlur, RandomLight
+from ganinv.attack.transforms import Chain, Cutout, RandomAffine, RandomBlur, RandomLight
 
 TRANSFORMS = {
     "affine": RandomAffine(degrees=20, scale=(0.7, 1.4), shift=0.2),

@@ -12,12 +12,16 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ganinv import metrics, perceptual, verdict
-from ganinv.data import Photos
 from ganinv.images import from_uint8, to_uint8
 from ganinv.interfaces import Recognition
-from ganinv.sight import Sight
-from ganinv.verdict import Judge, References, evaluate
+from ganinv.judging import verdict
+from ganinv.judging.recognitions import Sight
+from ganinv.judging.verdict import evaluate
+from ganinv.metrics import faces, perceptual
+from ganinv.metrics.scores import accept_threshold
+from ganinv.metrics.sets import density_coverage, kernel_distance, precision_recall
+from ganinv.photos import Photos
+from ganinv.worlds.references import Judge, References
 
 CLASSES, SIDE = 8, 32
 
@@ -129,7 +133,7 @@ def test_a_picture_is_accepted_above_the_threshold_of_impostors():
     person = torch.arange(CLASSES).repeat_interleave(8)
     rows = torch.eye(CLASSES)[person].repeat(1, 2) + 0.2 * torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
     references = References({"verifier": rows}, person)
-    threshold = metrics.accept_threshold(rows, person, 1e-2)
+    threshold = accept_threshold(rows, person, 1e-2)
     rows = rows / rows.norm(dim=1, keepdim=True)
     pairs = (rows @ rows.T)[person[:, None] != person[None]]
     assert 0.005 < (pairs > threshold).float().mean() <= 0.01
@@ -141,7 +145,7 @@ def test_a_picture_is_accepted_above_the_threshold_of_impostors():
     expected = (rows[person == 3] @ rows[16] > threshold).float().mean()
     assert accepted[1] == expected
     with pytest.raises(ValueError, match="expected at least 10000 pairs of different people for a FAR of 0.001, got 1792"):
-        metrics.accept_threshold(rows, person, 1e-3)
+        accept_threshold(rows, person, 1e-3)
 
 
 def test_judges_decide_by_one_rule_and_their_disagreement_is_told():
@@ -176,13 +180,13 @@ def test_many_pictures_are_compared_as_a_set_and_cover_the_references():
     found = judge_stripes(images, (3, 5), judges=(VERIFIER,), references=references)
     seen = StripeRecognizer()(images.flatten(0, 1)).embeddings
     kid = found.sets["kid"]
-    assert kid["value"] == pytest.approx(metrics.kernel_distance(seen, rows))
+    assert kid["value"] == pytest.approx(kernel_distance(seen, rows))
     assert (kid["pictures"], kid["references"], kid["features"]) == (100, 100, "of the verifier")
     assert "at least 1000 pictures" in found.absent["fid"] and "kid" not in found.absent
     for row, of_user in zip(found.per_identity, (slice(0, 50), slice(50, 100)), strict=True):
-        expected = metrics.precision_recall(rows[of_user], seen[of_user])
+        expected = precision_recall(rows[of_user], seen[of_user])
         assert (row["precision"], row["recall"]) == pytest.approx(expected)
-        expected = metrics.density_coverage(rows[of_user], seen[of_user])
+        expected = density_coverage(rows[of_user], seen[of_user])
         assert (row["density"], row["coverage"]) == pytest.approx(expected)
 
 
@@ -328,7 +332,7 @@ def test_callers_mistakes(change, message):
 
 def test_the_batch_size_does_not_change_the_verdict(monkeypatch):
     whole = judge_stripes()
-    monkeypatch.setattr(verdict, "BATCH", 1)
+    monkeypatch.setattr("ganinv.recognizers.recognize.BATCH", 1)
     assert judge_stripes() == whole
 
 
@@ -378,7 +382,7 @@ def test_a_face_is_detected_and_noise_is_not():
     face = from_uint8(torch.from_numpy(np.array(face)).permute(2, 0, 1))
     noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     state = torch.get_rng_state()
-    found, nothing = verdict.detect_faces(torch.stack([face, noise])).tolist()
+    found, nothing = faces.detect_faces(torch.stack([face, noise])).tolist()
     assert 0.8 < found <= 1
     assert nothing == 0
     assert torch.equal(state, torch.get_rng_state())

@@ -10,12 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ganinv import factors, images, worlds
-from ganinv.generators.stylegan2_pytorch import build_networks, save_prior
-from ganinv.loading import load_recognizer, save_recognizer
-from ganinv.recognizers.torchvision import CosineRecognizer
-from ganinv.verdict import Judge, References
-from ganinv.worlds import World, load_references, render_references
+from ganinv import images
+from ganinv.priors.stylegan2_pytorch import build_networks, save_prior
+from ganinv.recognizers.cosine import CosineRecognizer
+from ganinv.recognizers.loading import load_recognizer, save_recognizer
+from ganinv.worlds import world as worlds
+from ganinv.worlds.references import Judge, References
+from ganinv.worlds.truth import FactorRegressor, save_regressor
+from ganinv.worlds.world import World, load_references, render_references
 
 NAME = "tiny"
 SIDE = 32  # the least that AlexNet's trunk can read is 31
@@ -80,9 +82,9 @@ def make_rendered_world(folder: Path, *, users: int, photos: int, readable: Sequ
             architecture = "alexnet_trunk" if role == "lpips_face" else "squeezenet1_1"
             model = CosineRecognizer(architecture, num_identities=identities, embedding_dim=16, scale=8.0)
             save_recognizer(model, world.file(role), {"role": role})
-        regressor = factors.FactorRegressor()
+        regressor = FactorRegressor()
         regressor.r2[list(readable)] = 0.9
-        factors.save_regressor(regressor, world.file("factors"), {"role": "factors"})
+        save_regressor(regressor, world.file("factors"), {"role": "factors"})
     judges = [
         Judge(role, load_recognizer(str(world.file(role)), "cpu"), sees_users=role == "judge")
         for role in ("judge", "verifier")

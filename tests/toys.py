@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganinv.data import Photos
 from ganinv.interfaces import Recognition
+from ganinv.photos import Photos
 
 
 class LinearGenerator(nn.Module):

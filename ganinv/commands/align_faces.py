@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from ganinv import command_line
+from ganinv import cli
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 LISTED = 5  # files of a kind in the last line
@@ -48,7 +48,7 @@ def run(config: AlignFaces) -> None:
         raise ValueError(f"expected --out to be new or empty, got {config.out}, which holds something; choose another")
     if config.out.resolve().is_relative_to(config.photos.resolve()):
         raise ValueError(f"expected --out outside --photos, got {config.out}; it would become a person of {config.photos}")
-    find_faces = make_detector(command_line.choose_device(config.device))
+    find_faces = make_detector(cli.choose_device(config.device))
     config.out.mkdir(parents=True, exist_ok=True)
     counts = Counts()
     for path in tqdm(photos, "photos"):
@@ -168,7 +168,7 @@ def summarise(counts: Counts) -> str:
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(AlignFaces, run)
+    cli.main(AlignFaces, run)
 
 
 if __name__ == "__main__":

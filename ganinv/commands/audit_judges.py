@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganinv import command_line
+from ganinv import cli
 
 AFTER = ", after the Type-I test"
 
@@ -26,15 +26,16 @@ def run(config: AuditJudges) -> None:
     """Reads the pictures, asks judges and factors, and writes both."""
     import torch
 
-    from ganinv import factors, images
-    from ganinv.changes import Projection, with_projection
+    from ganinv import images
     from ganinv.commands.compare import find_runs, read_run
-    from ganinv.commands.judging import Court
-    from ganinv.comparison import find_label
-    from ganinv.report import clear_errors
-    from ganinv.worlds import load_assets
+    from ganinv.engine.files import clear_errors
+    from ganinv.judging.protocol import Court
+    from ganinv.judging.robustness import Projection, with_projection
+    from ganinv.reports.comparison import find_label
+    from ganinv.worlds.truth import audit_judge, distance, passing_distance
+    from ganinv.worlds.world import load_assets
 
-    device = command_line.choose_device(config.device)
+    device = cli.choose_device(config.device)
     out = Path(config.out or f"results/{config.world}")
     runs = [read_run(folder) for folder in find_runs(config.runs or [f"runs/{config.world}"])]
     runs = [one for one in runs if one.report["world"] == config.world]
@@ -53,21 +54,21 @@ def run(config: AuditJudges) -> None:
     pictures, owners = torch.cat(pictures).to(device), torch.tensor(owners)
 
     photos = assets.references.photos
-    own = factors.distance(*assets.truth.compare(photos.images().to(device), photos.person))
-    limit = factors.passing_distance(own)
+    own = distance(*assets.truth.compare(photos.images().to(device), photos.person))
+    limit = passing_distance(own)
     # each user's photos as the next user's: whom the factors would take for somebody else
     position = {user: place for place, user in enumerate(users)}
     strangers = torch.tensor([users[(position[person] + 1) % len(users)] for person in photos.person.tolist()])
-    passing = (factors.distance(*assets.truth.compare(photos.images().to(device), strangers)) <= limit).double().mean().item()
-    is_user = factors.distance(*assets.truth.compare(pictures, owners)) <= limit
+    passing = (distance(*assets.truth.compare(photos.images().to(device), strangers)) <= limit).double().mean().item()
+    is_user = distance(*assets.truth.compare(pictures, owners)) <= limit
     prior = Court.convene(assets, device).prior
     changes = with_projection(Projection(prior, device) if prior else None)
     said, absent = decide(assets, pictures, owners, changes)
-    found = {name: factors.audit_judge(says, is_user) for name, says in said.items()}
+    found = {name: audit_judge(says, is_user) for name, says in said.items()}
     by_attack = {}
     for label in dict.fromkeys(attacks):
         rows = torch.tensor([attack == label for attack in attacks])
-        by_attack[label] = {name: factors.audit_judge(says[rows], is_user[rows]) for name, says in said.items()}
+        by_attack[label] = {name: audit_judge(says[rows], is_user[rows]) for name, says in said.items()}
     report = {
         "world": config.world, "runs": len(runs), "users": users, "limit": limit, "own_photos": len(own),
         "strangers_photos_within_limit": passing, "type_i": list(changes), "judges": found, "attacks": by_attack,
@@ -85,9 +86,9 @@ def decide(assets, pictures, owners, changes) -> tuple[dict, dict[str, str]]:
     `changes`, and rule -> why it is absent."""
     import torch
 
-    from ganinv import verdict
-    from ganinv.perceptual import AbsentError
-    from ganinv.sight import recognize
+    from ganinv.interfaces import AbsentError
+    from ganinv.judging import verdict
+    from ganinv.recognizers.recognize import recognize
 
     judge, verifier = (verdict.find_judge(assets.judges, sees_users=sees) for sees in (True, False))
     changed = [pictures, *(change(pictures) for change in changes.values())]
@@ -156,4 +157,4 @@ def main() -> None:
     """Parses the command line and runs."""
     from ganinv.commands.compare import gather_runs
 
-    command_line.main(AuditJudges, run, gather_runs(sys.argv[1:]))
+    cli.main(AuditJudges, run, gather_runs(sys.argv[1:]))

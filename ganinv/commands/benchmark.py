@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganinv import command_line
+from ganinv import cli
 
 # glibc returns large blocks to the system at once and takes them back page by page; this makes it keep them
 CHEAP_ALLOCATION = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
@@ -41,15 +41,15 @@ class Benchmark:
 
 def run(config: Benchmark) -> None:
     """Measures in processes of their own, prints the table, and writes it."""
-    from ganinv.benchmark.table import format_profiles, format_table
-    from ganinv.report import clear_errors
+    from ganinv.engine.files import clear_errors
+    from ganinv.studies.benchmark.table import format_profiles, format_table
 
     chosen = choose_measures(config)
     if config.threads < 0 or not 0 < config.minutes <= 24 * 60:
         raise ValueError(
             f"expected threads of at least 0 and minutes above 0, at most 1440, got {config.threads} and {config.minutes}"
         )
-    device, out = command_line.choose_device(config.device), Path(config.out or "runs/speed")
+    device, out = cli.choose_device(config.device), Path(config.out or "runs/speed")
     with clear_errors(out, ValueError):
         out.mkdir(parents=True, exist_ok=True)
     threads = config.threads or len(os.sched_getaffinity(0))
@@ -88,7 +88,7 @@ def measure(request: dict, chosen: list[str], config: Benchmark, found: dict) ->
     """Adds to `found` what the processes find."""
     from tqdm import tqdm
 
-    from ganinv.benchmark.measures import MEMORY
+    from ganinv.studies.benchmark.measures import MEMORY
 
     scale = max(0.0, config.minutes * 60 - FIXED) / (sum(SHARES.values()) + CHEAP_SHARE)
     shares = {name: SHARES[name] * scale for name in chosen if name in SHARES}
@@ -127,7 +127,7 @@ def ask_child(request: Mapping, allocator: str) -> Iterator[dict]:
     environment = {name: value for name, value in os.environ.items() if name not in CHEAP_ALLOCATION}
     environment |= CHEAP_ALLOCATION if allocator == "cheap" else {}
     environment |= {"OMP_NUM_THREADS": str(request["threads"]), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "ganinv.benchmark.child"]
+    command = [sys.executable, "-m", "ganinv.studies.benchmark.child"]
     with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as errors:
         asked.write(json.dumps(request))
         asked.seek(0)
@@ -182,4 +182,4 @@ def read_processor() -> str:
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(Benchmark, run)
+    cli.main(Benchmark, run)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganinv import command_line
+from ganinv import cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class Compare:
 
 def run(config: Compare) -> None:
     """Reads, groups and writes. Raises: ValueError when runs are missing, broken or cannot be compared."""
-    from ganinv import comparison
-    from ganinv.page import read_steps
-    from ganinv.report import clear_errors
+    from ganinv.engine.files import clear_errors
+    from ganinv.reports import comparison
+    from ganinv.reports.page import read_steps
 
     if not (config.runs or config.world or config.out):
         raise ValueError("expected run folders, --world or --out, got none; try compare.py RUN RUN")
@@ -94,8 +94,8 @@ def find_runs(places: Iterable[str]) -> list[Path]:
 
 def read_run(folder: Path):
     """Returns a comparison.Run. Raises: ValueError when one of its three JSON files is missing or broken."""
-    from ganinv.comparison import Run
-    from ganinv.report import read_report
+    from ganinv.reports.comparison import Run
+    from ganinv.reports.report_file import read_report
 
     report = read_report(folder)
     return Run(folder, report, *(read_object(folder / name) for name in ("config.json", "provenance.json")))
@@ -127,7 +127,7 @@ def read_picture(folder: Path, user: int):
 
 def show_users(world: str, users: list[int]) -> list | None:
     """Returns a reference photo of each user, uint8 [R,R,3], in a world where nobody is real; None in any other."""
-    from ganinv.worlds import WORLDS, render_references
+    from ganinv.worlds.world import WORLDS, render_references
 
     if world not in WORLDS or not WORLDS[world].shows_references:
         return None
@@ -161,4 +161,4 @@ def gather_runs(argv: list[str], option: str = "--runs") -> list[str]:
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(Compare, run, gather_runs(sys.argv[1:]))
+    cli.main(Compare, run, gather_runs(sys.argv[1:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganinv import command_line
+from ganinv import cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,15 +20,16 @@ class EmbedReferences:
 
 def run(config: EmbedReferences) -> None:
     """Embeds and writes."""
-    from ganinv import data, images
-    from ganinv.loading import load_recognizer
+    from ganinv import images
+    from ganinv.photos import list_people
+    from ganinv.recognizers.loading import load_recognizer
     from ganinv.training.recipes import HELD_OUT
-    from ganinv.verdict import Judge, References
-    from ganinv.worlds import find_world, load_public, load_references
+    from ganinv.worlds.references import Judge, References
+    from ganinv.worlds.world import find_world, load_public, load_references
 
-    world, device = find_world(config.world), command_line.choose_device(config.device)
+    world, device = find_world(config.world), cli.choose_device(config.device)
     folder = config.photos or f"data/{config.world}"
-    names = data.list_people(f"{folder}/{world.users}")
+    names = list_people(f"{folder}/{world.users}")
     photos = load_references(world, folder)
     judges = [
         Judge(role, load_recognizer(str(world.file(role)), device), sees_users=role == "judge")
@@ -45,4 +46,4 @@ def run(config: EmbedReferences) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(EmbedReferences, run)
+    cli.main(EmbedReferences, run)

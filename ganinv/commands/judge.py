@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ganinv import command_line, images
+from ganinv import cli, images
 
 FILE = re.compile(r"(\d{1,9})_(\d{1,9})")  # <identity>_<k>
 DEPTHS = ("L", "RGB")  # PIL's modes of 8 bits a channel without transparency
@@ -36,17 +36,19 @@ class JudgePictures:
 
 def run(config: JudgePictures) -> dict:
     """Returns the report, after writing it with the pictures as they were judged."""
-    from ganinv.attack import AttackConfig, check_config, choose_start
-    from ganinv.batches import ON_CPU, Batch
-    from ganinv.commands.attacking import hash_photos
-    from ganinv.commands.judging import Court, draw_controls, judge_pictures, print_report
-    from ganinv.declaration import check_independent
-    from ganinv.loading import check_recognizer
-    from ganinv.report import RunFolder, describe_provenance, new_folder
-    from ganinv.worlds import find_world, load_assets
+    from ganinv.attack.config import AttackConfig, check_config
+    from ganinv.attack.invert import choose_start
+    from ganinv.commands.attack_run import hash_photos
+    from ganinv.engine.batches import ON_CPU, Batch
+    from ganinv.judging.independence import check_independent
+    from ganinv.judging.protocol import Court, draw_controls, judge_pictures, print_report
+    from ganinv.recognizers.checks import check_recognizer
+    from ganinv.reports.provenance import describe_provenance
+    from ganinv.reports.run_folder import RunFolder, new_folder
+    from ganinv.worlds.world import find_world, load_assets
 
-    device = command_line.choose_device(config.device)
-    command_line.check_seed(config.seed)
+    device = cli.choose_device(config.device)
+    cli.check_seed(config.seed)
     world = find_world(config.world)
     files = list_pictures(Path(config.pictures))
     identities = tuple(files)
@@ -155,4 +157,4 @@ def read_pictures(files: dict[int, list[Path]], side: int) -> torch.Tensor:
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(JudgePictures, run)
+    cli.main(JudgePictures, run)

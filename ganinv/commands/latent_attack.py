@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ganinv import command_line
-from ganinv.commands.attacking import AttackRun, recall, run_attack
-from ganinv.optimization import Optim
+from ganinv import cli
+from ganinv.attack.config import Optim
+from ganinv.commands.attack_run import AttackRun, recall, run_attack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,4 +28,4 @@ def run(config: LatentAttack) -> dict:
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(LatentAttack, run)
+    cli.main(LatentAttack, run)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ganinv
-from ganinv import command_line
+from ganinv import cli
 from ganinv.commands.compare import gather_runs
 
 MOST_SIDE = 256  # px to which larger pictures are reduced: the page shows them at about 200 to 380
@@ -52,8 +52,8 @@ class Score:
 
 def make(config: Make) -> None:
     """Writes the page and its key. Raises: ValueError when a run, a photo or the place is not as it must be."""
-    from ganinv import panel
-    from ganinv.worlds import find_world
+    from ganinv.studies import panel
+    from ganinv.worlds.world import find_world
 
     check_make(config)
     methods = read_methods(config.runs)
@@ -112,7 +112,7 @@ def make(config: Make) -> None:
 
 def check_make(config: Make) -> None:
     """Raises: ValueError when an option is missing or out of bounds."""
-    from ganinv.panel import CHOICES
+    from ganinv.studies.panel import CHOICES
 
     if not config.photos or not config.out:
         raise ValueError("expected --photos=FOLDER and --out=FILE.html, got one or none of them")
@@ -120,13 +120,13 @@ def check_make(config: Make) -> None:
     for name, (low, high) in bounds.items():
         if not low <= getattr(config, name) <= high:
             raise ValueError(f"expected --{name} from {low} to {high}, got {getattr(config, name)}")
-    command_line.check_seed(config.seed)
+    cli.check_seed(config.seed)
 
 
 def read_methods(places: Iterable[str]) -> list:
     """Returns the comparison.Methods of runs. Raises: ValueError when they are not of the same users of one target."""
     from ganinv.commands.compare import find_runs, read_run
-    from ganinv.comparison import group_runs
+    from ganinv.reports.comparison import group_runs
 
     methods = group_runs([read_run(folder) for folder in find_runs(places)])
     targets = sorted({run.config.get("target") or "the world's own" for method in methods for run in method.runs})
@@ -175,19 +175,19 @@ def is_committable(file: Path) -> bool:
 
 def check_photos(photos: str, world, own_target: bool, runs: Sequence) -> None:
     """Raises: ValueError when the photos are not those of the runs' users: other pictures, or in another order."""
-    from ganinv import data
-    from ganinv.loading import load_recognizer
-    from ganinv.verdict import Judge, References
-    from ganinv.worlds import add_photos, load_references
+    from ganinv.photos import list_people, load_photos
+    from ganinv.recognizers.loading import load_recognizer
+    from ganinv.worlds.references import Judge, References
+    from ganinv.worlds.world import add_photos, load_references
 
     if not own_target:  # runs without photos have no hash of them, but the world has embeddings
         judge = Judge("verifier", load_recognizer(str(world.file("verifier")), "cpu"), sees_users=False)
         add_photos(References.load(world.file("references")), load_references(world, photos), judge)
         return
-    from ganinv.commands.attacking import hash_photos
+    from ganinv.commands.attack_run import hash_photos
 
     known = {run.provenance["photos"] for run in runs if "photos" in run.provenance}
-    if known and known != {hash_photos(data.load_photos(data.list_people(photos), world.resolution))}:
+    if known and known != {hash_photos(load_photos(list_people(photos), world.resolution))}:
         raise ValueError(f"expected the photos that the runs were given, got others in {photos}")
 
 
@@ -196,17 +196,17 @@ def split_references(photos: str, world, own_target: bool) -> tuple[dict[int, li
 
     No recognizer of the world was trained on either. Photos for a target of one's own are all new: a fifth is held out.
     """
-    from ganinv import data
+    from ganinv.photos import choose_photos, list_people
 
-    people = list(data.list_people(photos if own_target else Path(photos) / world.users).values())
-    held_out = {person: data.choose_photos(files, "test") for person, files in enumerate(people)}
-    shown = {person: data.choose_photos(files, "all" if own_target else "references") for person, files in enumerate(people)}
+    people = list(list_people(photos if own_target else Path(photos) / world.users).values())
+    held_out = {person: choose_photos(files, "test") for person, files in enumerate(people)}
+    shown = {person: choose_photos(files, "all" if own_target else "references") for person, files in enumerate(people)}
     return {person: [file for file in files if file not in held_out[person]] for person, files in shown.items()}, held_out
 
 
 def hash_files(files: Iterable[Path]) -> str:
     """Returns the SHA-256 over what files hold. Raises: ValueError when one cannot be read."""
-    from ganinv.report import clear_errors
+    from ganinv.engine.files import clear_errors
 
     digest = hashlib.sha256()
     for file in files:
@@ -231,7 +231,7 @@ def encode(file: Path, side: int) -> str:
     from PIL import Image
 
     from ganinv.images import load_pixels
-    from ganinv.panel import data_uri
+    from ganinv.studies.panel import data_uri
 
     png = io.BytesIO()
     Image.fromarray(load_pixels(file, side)).save(png, format="PNG")
@@ -240,7 +240,7 @@ def encode(file: Path, side: int) -> str:
 
 def write_files(contents: Mapping[Path, str]) -> None:
     """Writes text files, each under a temporary name first. Raises: ValueError or FaultError when one cannot be written."""
-    from ganinv.report import clear_errors
+    from ganinv.engine.files import clear_errors
 
     for file, text in contents.items():
         temporary = file.with_name(f"{file.name}.tmp")
@@ -255,7 +255,7 @@ def write_files(contents: Mapping[Path, str]) -> None:
 
 def score(config: Score) -> None:
     """Prints the score and writes it as Markdown and JSON. Raises: ValueError when the key or an answer file is bad."""
-    from ganinv import panel
+    from ganinv.studies import panel
 
     if not config.key:
         raise ValueError("expected --key=NAME.key.json, the file beside the page, got none")
@@ -287,6 +287,6 @@ def main() -> None:
     """Parses the command line and runs; without a verb it makes."""
     verb, *argv = sys.argv[1:] if sys.argv[1:2] in (["make"], ["score"]) else ["make", *sys.argv[1:]]
     if verb == "score":
-        command_line.main(Score, score, gather_runs(argv, "--answers"))
+        cli.main(Score, score, gather_runs(argv, "--answers"))
     else:
-        command_line.main(Make, make, gather_runs(argv))
+        cli.main(Make, make, gather_runs(argv))

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ganinv import command_line, images
-from ganinv.attack import Augment
-from ganinv.commands.attacking import AttackRun, recall, run_attack
-from ganinv.optimization import Optim
-from ganinv.worlds import Assets
+from ganinv import cli, images
+from ganinv.attack.config import Augment, Optim
+from ganinv.commands.attack_run import AttackRun, recall, run_attack
+from ganinv.worlds.world import Assets
 
 STILL = Augment(flip=0.0, degrees=0.0, scale=(1.0, 1.0), shift=0.0)
 
@@ -84,7 +83,7 @@ def make_start(config: PixelAttack, assets: Assets) -> torch.Tensor:
 
     Raises: ValueError when a start picture is missing or broken.
     """
-    world, identities = assets.world, command_line.parse_identities(config.identities)
+    world, identities = assets.world, cli.parse_identities(config.identities)
     channels, side = 1 if world.grey else 3, world.resolution
     if config.start == "grey":
         return torch.zeros(len(identities), channels, side, side)
@@ -104,4 +103,4 @@ def run(config: PixelAttack) -> dict:
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(find_variant(sys.argv[1:]), run)
+    cli.main(find_variant(sys.argv[1:]), run)

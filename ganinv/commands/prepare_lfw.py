@@ -19,9 +19,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ganinv import command_line
-from ganinv.data import claim_folder, list_people, unit_hash
+from ganinv import cli
 from ganinv.interfaces import FaultError
+from ganinv.photos import claim_folder, list_people, unit_hash
 
 BOX = (60, 60, 190, 190)  # of the aligned photo: the face, without most of the background
 SOURCE_SIDE = 250
@@ -123,7 +123,7 @@ def write_crop(path: Path, target: Path) -> None:
 
 
 def main() -> None:
-    command_line.main(Config, run)
+    cli.main(Config, run)
 
 
 if __name__ == "__main__":

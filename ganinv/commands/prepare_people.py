@@ -8,7 +8,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from ganinv import command_line
+from ganinv import cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ def run(config: PreparePeople) -> None:
     """Writes the folders, a person at a time; goes on where it was interrupted."""
     from tqdm import tqdm
 
-    from ganinv import data, people
+    from ganinv.photos import claim_folder
+    from ganinv.rendered import people
 
     if not 0 < config.users <= people.FIRST_PUBLIC or not 0 < config.public < 99_001:
         raise ValueError(f"expected --users of 1 to {people.FIRST_PUBLIC} and --public of 1 to 99000, got {config}")
@@ -38,9 +39,9 @@ def run(config: PreparePeople) -> None:
         raise ValueError("expected at least one photo of each person, and one job, got fewer")
     people.check_resolution(config.resolution)
     people.check_shift(config.shift, people.FACTORS)
-    device = command_line.choose_device(config.device)
+    device = cli.choose_device(config.device)
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "device", "jobs")}
-    data.claim_folder(config.out, settings)
+    claim_folder(config.out, settings)
     work = [("private", seed, config.photos_per_user, 0.0) for seed in range(config.users)]
     public = range(people.FIRST_PUBLIC, people.FIRST_PUBLIC + config.public)
     work += [("public", seed, config.photos_per_public, config.shift) for seed in public]
@@ -60,7 +61,8 @@ def use_one_thread() -> None:
 
 def write_person(config: PreparePeople, device: str, work: tuple[str, int, int, float]) -> None:
     """Writes the photos of one person (group, seed, number of photos, shift), all or none."""
-    from ganinv import images, people
+    from ganinv import images
+    from ganinv.rendered import people
 
     group, seed, count, shift = work
     folder = config.out / group / people.name_person(seed)
@@ -76,4 +78,4 @@ def write_person(config: PreparePeople, device: str, work: tuple[str, int, int, 
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(PreparePeople, run)
+    cli.main(PreparePeople, run)

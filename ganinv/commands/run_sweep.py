@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ganinv import command_line
-from ganinv.sweeps import OURS, Search, Sweep, Trial
+from ganinv import cli
+from ganinv.studies.sweeps import OURS, Search, Sweep, Trial
 
 POLL_S = 0.2  # between two looks at the processes
 GRACE_S = 10.0  # that a process has to end after SIGTERM, before SIGKILL
@@ -63,8 +63,8 @@ def run(config: RunSweep) -> list[Trial]:
     """
     from tqdm import tqdm
 
-    from ganinv import sweeps
     from ganinv.interfaces import FaultError
+    from ganinv.studies import sweeps
 
     if not config.file:
         raise ValueError("expected a sweep's YAML first, such as scripts/sweeps/latent_attack.yaml, got none")
@@ -146,7 +146,7 @@ class Runner:
         self.search.end(trial.number, trial.state, trial.metric)
 
     def read_scores(self, number: int) -> list[float]:
-        from ganinv.sweeps import read_scores, running_key
+        from ganinv.studies.sweeps import read_scores, running_key
 
         return read_scores(self.folder(number), running_key(self.sweep.metric))
 
@@ -175,7 +175,7 @@ class Runner:
 
     def start(self, number: int, jobs: int) -> Child:
         """Starts a trial; what a cut-off one of its number left is removed."""
-        from ganinv.sweeps import expand_command
+        from ganinv.studies.sweeps import expand_command
 
         folder = self.folder(number)
         if number in self.cut_off:
@@ -210,7 +210,7 @@ class Runner:
             return self.conclude(child.trial, child.process.returncode, seconds)
         except ValueError as error:
             state = "pruned" if child.pruned else "failed"
-            line = self.describe_lag(child.trial.number) if child.pruned else command_line.one_line(error)
+            line = self.describe_lag(child.trial.number) if child.pruned else cli.one_line(error)
             return self.record(dataclasses.replace(child.trial, state=state, seconds=seconds, line=line, pid=0))
 
     def describe_lag(self, number: int) -> str:
@@ -224,7 +224,7 @@ class Runner:
 
     def conclude(self, trial: Trial, code: int, seconds: float) -> Trial:
         """Returns the complete trial. Raises: ValueError with its last line when it failed, or has no metric."""
-        from ganinv.sweeps import read_defaults, read_metric
+        from ganinv.studies.sweeps import read_defaults, read_metric
 
         if code != 0:
             raise ValueError(read_last_line(self.log(trial.number)) or f"exit code {code}")
@@ -243,7 +243,7 @@ class Runner:
         return trial
 
     def append(self, trial: Trial) -> None:
-        from ganinv.report import clear_errors
+        from ganinv.engine.files import clear_errors
 
         with clear_errors(self.out), open(self.out / "trials.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(dataclasses.asdict(trial)) + "\n")
@@ -276,7 +276,7 @@ def open_folder(out: Path, config: RunSweep) -> None:
 
     Raises: ValueError when the folder holds a sweep of others, or cannot be made.
     """
-    from ganinv.report import clear_errors
+    from ganinv.engine.files import clear_errors
 
     kept = {
         "sweep.yaml": Path(config.file).read_text(encoding="utf-8"),
@@ -293,8 +293,8 @@ def open_folder(out: Path, config: RunSweep) -> None:
 
 def write_results(out: Path, trials: list[Trial], sweep: Sweep) -> None:
     """Writes trials.csv, table.md and parallel.png, and prints the table."""
-    from ganinv import sweeps
     from ganinv.commands.compare import encode_png
+    from ganinv.studies import sweeps
 
     table = sweeps.format_markdown(trials, sweep)
     contents = {
@@ -353,4 +353,4 @@ def name_file(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(RunSweep, run, name_file(sys.argv[1:]))
+    cli.main(RunSweep, run, name_file(sys.argv[1:]))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ganinv import command_line
+from ganinv import cli
 
 LATENT = "latent"
 CONTROL = "control: best candidate"
@@ -60,8 +60,8 @@ class StudyCapacity:
 
 def build_plan(config: StudyCapacity):
     """Returns the points, all cells, and those of this part. Raises: ValueError for anything that cannot be run."""
-    from ganinv import capacity
-    from ganinv.worlds import find_world
+    from ganinv.studies import capacity
+    from ganinv.worlds.world import find_world
 
     if not find_world(config.world).photos_per_user:
         raise ValueError(f"expected a world of rendered people, such as synthetic, got {config.world}")
@@ -79,7 +79,7 @@ def build_plan(config: StudyCapacity):
     for name, least in (("seeds", 1), ("public", 10), ("batch", 8), ("steps_per_users", 0)):
         if getattr(config, name) < least:
             raise ValueError(f"expected {name} of at least {least}, got {getattr(config, name)}")
-    command_line.check_training(make_training(config, centre))
+    cli.check_training(make_training(config, centre))
     attacks = make_attacks(config)
     if not attacks:
         raise ValueError("expected at least one method, got none")
@@ -101,11 +101,11 @@ def make_training(config: StudyCapacity, cell):
 
 def make_attacks(config: StudyCapacity) -> dict:
     """Returns method -> its configuration. Raises: ValueError for an unknown method, or settings that cannot be run."""
-    from ganinv.attack import check_config
-    from ganinv.capacity import ATTACKED
+    from ganinv.attack.config import check_config
     from ganinv.commands.latent_attack import LatentAttack
     from ganinv.commands.pixel_attack import VARIANTS
     from ganinv.interfaces import Recognizer
+    from ganinv.studies.capacity import ATTACKED
 
     latent = LatentAttack(candidates=config.candidates, restarts=config.restarts, steps=config.attack_steps)
     known = {LATENT: latent} | {name: kind(identities="0-4") for name, kind in VARIANTS.items()}
@@ -125,7 +125,7 @@ def make_attacks(config: StudyCapacity) -> dict:
 
 def describe_attack(attack) -> dict:
     """Returns the settings of an attack that change its pictures."""
-    from ganinv.attack import AttackConfig
+    from ganinv.attack.config import AttackConfig
 
     names = [field.name for field in dataclasses.fields(AttackConfig) if field.name not in ("batch", "image_every")]
     settings = dataclasses.asdict(attack)
@@ -156,8 +156,8 @@ class Places:
 
 def hash_judging(config: StudyCapacity) -> dict[str, str]:
     """Returns role -> SHA-256 of each file of the world that gives the numbers."""
-    from ganinv.loading import sha256_file
-    from ganinv.worlds import find_world
+    from ganinv.weights.files import sha256_file
+    from ganinv.worlds.world import find_world
 
     world = find_world(config.world)
     files = {role: world.file(role) for role in JUDGING}
@@ -181,8 +181,8 @@ def estimate_cell(config: StudyCapacity, cell) -> float:
 
 def list_public(config: StudyCapacity) -> list[int]:
     """Returns the public people that targets are trained on: those that judges may be, too."""
-    from ganinv.data import unit_hash
-    from ganinv.people import FIRST_PUBLIC, name_person
+    from ganinv.photos import unit_hash
+    from ganinv.rendered.people import FIRST_PUBLIC, name_person
     from ganinv.training.recipes import RECIPES
 
     low, high = RECIPES["target"].public
@@ -192,8 +192,8 @@ def list_public(config: StudyCapacity) -> list[int]:
 
 def list_photos(config: StudyCapacity, cell) -> list[tuple[list[int], object]]:
     """Returns (people, their photo seeds) of a cell: users to train on, public people, and users to measure with."""
-    from ganinv import capacity
-    from ganinv.worlds import find_world
+    from ganinv.studies import capacity
+    from ganinv.worlds.world import find_world
 
     users, each = capacity.list_users(cell.users), find_world(config.world).photos_per_user
     return [
@@ -205,12 +205,12 @@ def list_photos(config: StudyCapacity, cell) -> list[tuple[list[int], object]]:
 
 def open_cache(config: StudyCapacity):
     """Returns the photos of the study. Raises: ValueError where --photos is no such folder."""
-    from ganinv import capacity
-    from ganinv.worlds import find_world
+    from ganinv.studies import capacity
+    from ganinv.worlds.world import find_world
 
     resolution = find_world(config.world).resolution
     stored = capacity.open_photos(config.photos, resolution)
-    device = command_line.choose_device(config.device)
+    device = cli.choose_device(config.device)
     return capacity.PhotoCache(config.work / "photos", stored, resolution, device)
 
 
@@ -239,8 +239,8 @@ def run(config: StudyCapacity) -> None:
     from filelock import FileLock, Timeout
     from tqdm import tqdm
 
-    from ganinv.report import clear_errors
-    from ganinv.worlds import load_assets
+    from ganinv.engine.files import clear_errors
+    from ganinv.worlds.world import load_assets
 
     points, cells, mine = build_plan(config)
     hashes, cache = hash_judging(config), open_cache(config)
@@ -250,7 +250,7 @@ def run(config: StudyCapacity) -> None:
         told = plan(config)
         minutes = f"about {told['minutes_on_one_core']:.0f} minutes on one core"
         print(f"{len(left)} of {len(mine)} cells to do, {told['photos_to_render']} photos to render: {minutes}", flush=True)
-        from ganinv.capacity import ATTACKED
+        from ganinv.studies.capacity import ATTACKED
 
         assets = load_assets(config.world, device=cache.device, identities=ATTACKED)
         for folder in (config.work / "cells", config.work / "targets"):
@@ -284,8 +284,8 @@ def write_json(path: Path, content: Mapping) -> None:
 
 def make_cell(config: StudyCapacity, cell, folder: Path, assets, cache) -> dict:
     """Returns the record of a cell: its target is trained, or goes on, in folder; then attacked and judged."""
-    from ganinv.capacity import ATTACKED
-    from ganinv.report import describe_provenance
+    from ganinv.reports.provenance import describe_provenance
+    from ganinv.studies.capacity import ATTACKED
 
     seconds = {"render": 0.0, "train": 0.0, "attack": 0.0, "judge": 0.0}
     target, card = make_target(config, cell, folder, cache, seconds)
@@ -308,8 +308,9 @@ def make_target(config: StudyCapacity, cell, folder: Path, cache, seconds: dict)
     """Returns a cell's target as its file holds it, rounded, and its card; adds to seconds what this call took."""
     from tqdm import tqdm
 
-    from ganinv.loading import load_recognizer, read_card, save_recognizer
+    from ganinv.recognizers.loading import load_recognizer, save_recognizer
     from ganinv.training import recognizer as training
+    from ganinv.weights.cards import read_card
 
     weights = folder / "target.safetensors"
     if weights.is_file():
@@ -331,7 +332,7 @@ def make_target(config: StudyCapacity, cell, folder: Path, cache, seconds: dict)
         )  # fmt: skip
     card = {
         "role": "target",
-        "command": command_line.name_command("study_capacity"),
+        "command": cli.name_command("study_capacity"),
         "data": {
             "users": f"{len(users)} photos of {len(users.names)} people",
             "public": f"{len(public)} photos of {len(public.names)} people",
@@ -355,10 +356,10 @@ def attack_target(config: StudyCapacity, cell, target, assets, device, seconds: 
     """Returns method -> {"summary", "per_identity", "absent", "cost", "control"}; adds to seconds."""
     from tqdm import tqdm
 
-    from ganinv.attack import invert
-    from ganinv.capacity import ATTACKED
+    from ganinv.attack.invert import invert
     from ganinv.commands.pixel_attack import make_start
-    from ganinv.verdict import evaluate
+    from ganinv.judging.verdict import evaluate
+    from ganinv.studies.capacity import ATTACKED
 
     def judge(pictures, cost: dict | None) -> dict:
         began = time.perf_counter()
@@ -388,10 +389,10 @@ def attack_target(config: StudyCapacity, cell, target, assets, device, seconds: 
 
 def write_results(config: StudyCapacity, points: Sequence, finished: Mapping) -> None:
     """Writes table.md, table.csv and curves.png of what is finished, and prints the table."""
-    from ganinv.capacity import Cell
-    from ganinv.comparison import format_command
-    from ganinv.curves import draw_curves, format_csv, format_table, gather
-    from ganinv.report import clear_errors
+    from ganinv.engine.files import clear_errors
+    from ganinv.reports.comparison import format_command
+    from ganinv.studies.capacity import Cell
+    from ganinv.studies.capacity_curves import draw_curves, format_csv, format_table, gather
 
     rows, missing = gather(points, config.seeds, finished)
     told = {
@@ -418,4 +419,4 @@ def write_results(config: StudyCapacity, points: Sequence, finished: Mapping) ->
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(StudyCapacity, run, plan=plan)
+    cli.main(StudyCapacity, run, plan=plan)

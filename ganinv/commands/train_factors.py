@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganinv import command_line
-from ganinv.commands.training import claim_output, shown
+from ganinv import cli
+from ganinv.commands.training_output import claim_output, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,25 +27,25 @@ class TrainFactors:
 
 def run(config: TrainFactors) -> None:
     """Trains, measures R2 on unseen people, and writes weights and card."""
-    from ganinv.factors import FACTORS, load_regressor, save_regressor
     from ganinv.training import factors as training
     from ganinv.training.recipes import HELD_OUT
-    from ganinv.worlds import find_world, load_public
+    from ganinv.worlds.truth import FACTORS, load_regressor, save_regressor
+    from ganinv.worlds.world import find_world, load_public
 
     world, folder = find_world(config.world), config.photos or f"data/{config.world}"
-    device = command_line.choose_device(config.device)
-    precision = command_line.choose_training_precision(config.precision, device)
+    device = cli.choose_device(config.device)
+    precision = cli.choose_training_precision(config.precision, device)
     settings = dataclasses.replace(training.TRAINING, steps=config.steps, seed=config.seed, precision=precision)
     out = Path(config.out or f"runs/{config.world}-factors")
     weights = out / "factors.safetensors"
-    command_line.check_training(settings)
+    cli.check_training(settings)
     claim_output(out, weights, resume=config.resume)
     photos = load_public(world, folder, (0.0, HELD_OUT[0]))
     with shown(config, settings.steps, "factors", out) as on_step:
         model = training.train_factors(settings, photos, out, device=device, resume=config.resume, on_step=on_step)
     card = {
         "role": "factors",
-        "command": command_line.name_command("train_factors"),
+        "command": cli.name_command("train_factors"),
         "data": {"public": f"{len(photos)} photos of {len(photos.names)} people, whose names hash into [0,{HELD_OUT[0]})"},
         "training": dataclasses.asdict(settings),
         "seed": settings.seed,
@@ -63,4 +63,4 @@ def run(config: TrainFactors) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(TrainFactors, run)
+    cli.main(TrainFactors, run)

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganinv import command_line
-from ganinv.commands.training import claim_output, shown
+from ganinv import cli
+from ganinv.commands.training_output import claim_output, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +36,18 @@ class TrainGan:
 def run(config: TrainGan) -> None:
     """Trains, writes the averaged weights with their card, and measures them."""
     from ganinv import images
-    from ganinv.generators.stylegan2_pytorch import save_prior
-    from ganinv.loading import load_generator, load_recognizer
+    from ganinv.priors.loading import load_generator
+    from ganinv.priors.stylegan2_pytorch import save_prior
+    from ganinv.recognizers.loading import load_recognizer
     from ganinv.training.gan import GanTraining, train_gan
     from ganinv.training.prior_quality import measure_prior
-    from ganinv.worlds import find_world, load_public
+    from ganinv.worlds.world import find_world, load_public
 
-    world, device = find_world(config.world), command_line.choose_device(config.device)
+    world, device = find_world(config.world), cli.choose_device(config.device)
     out = Path(config.out or f"runs/{config.world}-prior")
     folder = config.photos or f"data/{config.world}"
-    precision = command_line.choose_training_precision(config.precision, device)
-    command_line.check_training(dataclasses.replace(config, precision=precision))
+    precision = cli.choose_training_precision(config.precision, device)
+    cli.check_training(dataclasses.replace(config, precision=precision))
     claim_output(out, out / "prior.safetensors", resume=config.resume)
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GanTraining) if hasattr(config, f.name)}
     settings = GanTraining(resolution=world.resolution, **shared | {"precision": precision})
@@ -64,7 +65,7 @@ def run(config: TrainGan) -> None:
         )  # fmt: skip
     card = {
         "role": "prior",
-        "command": command_line.name_command("train_gan"),
+        "command": cli.name_command("train_gan"),
         "data": {"public": f"{len(photos)} photos of {len(photos.names)} people, whose names hash into [0,0.8)"},
         "training": dataclasses.asdict(settings),
         "seed": settings.seed,
@@ -81,4 +82,4 @@ def run(config: TrainGan) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(TrainGan, run)
+    cli.main(TrainGan, run)

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganinv import command_line
-from ganinv.commands.training import claim_output, shown
+from ganinv import cli
+from ganinv.commands.training_output import claim_output, shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,35 +29,35 @@ class TrainRecognizer:
 
 def run(config: TrainRecognizer) -> None:
     """Trains, measures what the weights that are kept can do, and writes weights and card."""
-    from ganinv import data
-    from ganinv.loading import load_recognizer, save_recognizer
+    from ganinv.photos import list_people, load_photos
+    from ganinv.recognizers.loading import load_recognizer, save_recognizer
     from ganinv.training import recognizer as training
     from ganinv.training.recipes import HELD_OUT, PHOTOS_PER_USER, RECIPES
-    from ganinv.worlds import find_world, load_public
+    from ganinv.worlds.world import find_world, load_public
 
     if config.role not in RECIPES:
         raise ValueError(f"expected a role among {', '.join(RECIPES)}, got {config.role}")
     recipe, world = RECIPES[config.role], find_world(config.world)
     photos = config.photos or f"data/{config.world}"
-    device = command_line.choose_device(config.device)
-    changes = {"precision": command_line.choose_training_precision(config.precision, device)}
+    device = cli.choose_device(config.device)
+    changes = {"precision": cli.choose_training_precision(config.precision, device)}
     changes |= {name: value for name in ("architecture", "steps") if (value := getattr(config, name))}
     changes |= {"seed": config.seed} if config.seed >= 0 else {}
     settings = dataclasses.replace(recipe.training, **changes)
     out = Path(config.out or f"runs/{config.world}-{config.role}")
     weights = out / f"{config.role}.safetensors"
-    command_line.check_training(settings)
+    cli.check_training(settings)
     claim_output(out, weights, resume=config.resume)
 
-    people = data.list_people(Path(photos) / world.users) if recipe.sees_users else None
-    users = data.load_photos(people, world.resolution, split="train", most=PHOTOS_PER_USER) if people else None
+    people = list_people(Path(photos) / world.users) if recipe.sees_users else None
+    users = load_photos(people, world.resolution, split="train", most=PHOTOS_PER_USER) if people else None
     public = load_public(world, photos, recipe.public)
     with shown(config, settings.steps, config.role, out) as on_step:
         model = training.train_recognizer(settings, users, public, out, device=device, resume=config.resume, on_step=on_step)
     model.mirror = recipe.mirror
     card = {
         "role": config.role,
-        "command": command_line.name_command("train_recognizer"),
+        "command": cli.name_command("train_recognizer"),
         "data": describe_data(recipe, users, public, PHOTOS_PER_USER),
         "training": dataclasses.asdict(settings),
         "seed": settings.seed,
@@ -69,7 +69,7 @@ def run(config: TrainRecognizer) -> None:
     held_out = load_public(world, photos, HELD_OUT)
     card["metrics"]["unseen_people"] = training.verification(training.embed_photos(model, held_out), held_out.person)
     if people:
-        test = data.load_photos(people, world.resolution, split="test")
+        test = load_photos(people, world.resolution, split="test")
         card["metrics"]["users_top1"] = training.top1(model, test)
         card["metrics"]["users_test_photos"] = len(test)
     save_recognizer(model, weights, card)
@@ -87,4 +87,4 @@ def describe_data(recipe, users, public, most: int) -> dict:
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(TrainRecognizer, run)
+    cli.main(TrainRecognizer, run)

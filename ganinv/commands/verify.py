@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ganinv import command_line
+from ganinv import cli
 
 PICTURE_TOLERANCE = 2  # of 255 levels: another machine rounds differently
 METRIC_TOLERANCE = 5e-3  # of a metric, relative above 1
@@ -39,14 +39,15 @@ def run(config: Verify) -> None:
 def check(config: Verify) -> Iterator[tuple[str, str]]:
     """Yields (what was checked, what is wrong with it; "" for nothing)."""
     from ganinv import images
-    from ganinv.command_line import parse_identities
-    from ganinv.commands.attacking import hash_photos
-    from ganinv.commands.judging import Court, judge_pictures
-    from ganinv.loading import read_tensors, sha256_file
-    from ganinv.report import describe_provenance, read_report, tell_differences
-    from ganinv.worlds import load_assets
+    from ganinv.cli import parse_identities
+    from ganinv.commands.attack_run import hash_photos
+    from ganinv.judging.protocol import Court, judge_pictures
+    from ganinv.reports.provenance import describe_provenance, tell_differences
+    from ganinv.reports.report_file import read_report
+    from ganinv.weights.files import read_tensors, sha256_file
+    from ganinv.worlds.world import load_assets
 
-    folder, device = Path(config.run), command_line.choose_device(config.device)
+    folder, device = Path(config.run), cli.choose_device(config.device)
     report = read_report(folder)
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -115,4 +116,4 @@ def render(space: str, generator, latents: dict[str, torch.Tensor], psi: float) 
 
 def main() -> None:
     """Parses the command line and runs."""
-    command_line.main(Verify, run)
+    cli.main(Verify, run)

@@ -26,8 +26,9 @@ import torch
 from torch import nn
 
 from ganinv.interfaces import Recognition
-from ganinv.loading import CallableRecognizer, brief, freeze
+from ganinv.recognizers.callable import CallableRecognizer, brief
 from ganinv.recognizers.preprocessing import FileCard, Preprocessing, draw_faces, read_file_card
+from ganinv.weights.specs import freeze
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ import torch
 
 from ganinv.images import resize
 from ganinv.interfaces import Recognizer
-from ganinv.loading import read_json, sha256_file
+from ganinv.weights.cards import read_json
+from ganinv.weights.files import sha256_file
 
 log = logging.getLogger(__name__)
 

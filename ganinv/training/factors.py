@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ganinv.data import Photos
-from ganinv.factors import FactorRegressor, estimate, standardise
-from ganinv.people import draw_people
+from ganinv.photos import Photos
+from ganinv.rendered.people import draw_people
 from ganinv.training.recognizer import RecognizerTraining, fit
+from ganinv.worlds.truth import FactorRegressor, estimate, standardise
 
 TRAINING = RecognizerTraining(architecture="vgg_trunk", steps=2500, augmentation="slight", seed=11)
 

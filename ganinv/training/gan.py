@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganinv.data import Photos
-from ganinv.generators.stylegan2_pytorch import build_networks, num_layers, run_generator
+from ganinv.attack.transforms import Chain, Cutout, RandomAffine, RandomLight
+from ganinv.engine.checkpoint import append_jsonl, load_state, restore, save_state, truncate_jsonl
 from ganinv.interfaces import FaultError
-from ganinv.recognizers.torchvision import CosineRecognizer
-from ganinv.state import append_jsonl, load_state, restore, save_state, truncate_jsonl
-from ganinv.transforms import Chain, Cutout, RandomAffine, RandomLight
+from ganinv.photos import Photos
+from ganinv.priors.stylegan2_pytorch import build_networks, num_layers, run_generator
+from ganinv.recognizers.cosine import CosineRecognizer
 
 # whole pixels only: a resampling would blur what the critic sees, and artefacts could hide behind it
 AUGMENT = Chain(

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import torch
 
-from ganinv import images, metrics
-from ganinv.data import Photos, unit_hash
-from ganinv.randomness import seeded
+from ganinv import images
+from ganinv.engine.randomness import seeded
+from ganinv.metrics.scores import nearest_similarity
+from ganinv.metrics.sets import frechet_distance
+from ganinv.photos import Photos, unit_hash
 from ganinv.training.recipes import HELD_OUT, NEW_TO_THE_EYE
 from ganinv.training.recognizer import embed_photos
-from ganinv.worlds import World, load_public
+from ganinv.worlds.world import World, load_public
 
 
 @torch.no_grad()
@@ -32,10 +34,10 @@ def measure_prior(generator, eye, world: World, photos: str, out: Path, *, count
     bank = load_public(world, photos, (0.0, HELD_OUT[0]))
     drawn = embed_photos(eye, Photos(samples, torch.arange(count), tuple(map(str, range(count))), ()))
     real, others, known = (embed_photos(eye, photos) for photos in (held_out, seen, bank))
-    between, halves = metrics.frechet_distance(drawn, real), metrics.frechet_distance(real, others)
+    between, halves = frechet_distance(drawn, real), frechet_distance(real, others)
     apart = held_out.person[:, None] != held_out.person[None, :]
     similarity = {"samples": mean_off_diagonal(drawn), "people": (real @ real.T)[apart].mean().item()}
-    nearest_real, nearest_drawn = metrics.nearest_similarity(real, known), metrics.nearest_similarity(drawn, known)
+    nearest_real, nearest_drawn = nearest_similarity(real, known), nearest_similarity(drawn, known)
     return {
         "samples": count,
         "frechet_samples_to_held_out": between,

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganinv.data import Photos
-from ganinv.recognizers.torchvision import CosineRecognizer
-from ganinv.state import append_jsonl, load_state, restore, save_state, truncate_jsonl
-from ganinv.transforms import Chain, Cutout, RandomAffine, RandomBlur, RandomLight
+from ganinv.attack.transforms import Chain, Cutout, RandomAffine, RandomBlur, RandomLight
+from ganinv.engine.checkpoint import append_jsonl, load_state, restore, save_state, truncate_jsonl
+from ganinv.photos import Photos
+from ganinv.recognizers.cosine import CosineRecognizer
 
 AUGMENTATIONS = {
     "slight": Chain((RandomAffine(degrees=3, scale=(0.97, 1.03), shift=0.03), RandomBlur(probability=0.5))),

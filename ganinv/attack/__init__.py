@@ -1,0 +1,1 @@
+"""The method: from a prior and a target to pictures. No judge is seen here."""

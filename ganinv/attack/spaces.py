@@ -1,0 +1,137 @@
+"""Where the attack searches: z, w, w_plus, pixels. A space's parameters are what is optimised; its call gives images.
+
+Called with rows (a slice, or a tensor of indices) it gives the images of those samples alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ganinv.engine.randomness import seeded
+from ganinv.interfaces import Generator
+
+Rows = torch.Tensor | slice
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """The prior's w distribution made round: w = bend(mean + (v * scale) @ axes.T), v about standard normal.
+
+    mean [w_dim], axes [w_dim,w_dim] (columns), scale [w_dim]. bend is the last activation of the mapping network, a
+    leaky ReLU of the given slope (1: none), which is undone before the covariance is taken.
+    Source: Zhu et al. 2020, Improved StyleGAN Embedding, section 3 (the space P_N).
+    """
+
+    mean: torch.Tensor
+    axes: torch.Tensor
+    scale: torch.Tensor
+    slope: float
+
+    def to_w(self, v: torch.Tensor) -> torch.Tensor:
+        """Returns w [...,w_dim] of v [...,w_dim]."""
+        return F.leaky_relu(self.mean + (v * self.scale) @ self.axes.T, self.slope)
+
+    def to_v(self, w: torch.Tensor) -> torch.Tensor:
+        """Returns v [...,w_dim] of w [...,w_dim]."""
+        straight = torch.where(w < 0, w / self.slope, w)
+        return (straight - self.mean) @ self.axes / self.scale
+
+
+@torch.no_grad()
+def fit_whitening(generator: Generator, *, device: torch.device, count: int = 10_000, seed: int = 0) -> Whitening:
+    """Returns the whitening of `count` seeded latents of a prior (its first w of each)."""
+    slope = getattr(generator, "w_slope", 1.0)
+    z = torch.randn(count, generator.z_dim, generator=seeded(seed, "whitening")).to(device)
+    w = generator.map(z)[:, 0].double()
+    straight = torch.where(w < 0, w / slope, w)
+    mean = straight.mean(0)
+    values, axes = torch.linalg.eigh((straight - mean).T @ (straight - mean) / (count - 1))
+    # directions in which the prior hardly varies stay as narrow as they are, but are not divided by zero
+    scale = values.clamp_min(values.max() * 1e-6).sqrt()
+    return Whitening(mean.float(), axes.float(), scale.float(), slope)
+
+
+class ZSpace(nn.Module):
+    """z on the sphere of radius sqrt(z_dim), where a standard normal of many dimensions lives."""
+
+    def __init__(self, generator: Generator, z: torch.Tensor, *, psi: float):
+        super().__init__()
+        self.generator, self.psi = generator, psi
+        self.z = nn.Parameter(z.clone())
+        self.project_()
+
+    def forward(self, rows: Rows = slice(None)) -> torch.Tensor:
+        """Returns images [N,3,R,R]."""
+        return self.generator.synthesize(self.generator.map(self.z[rows], self.psi))
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Puts every z back on the sphere."""
+        self.z.mul_(self.z.shape[1] ** 0.5 / self.z.norm(dim=1, keepdim=True))
+
+    def latents(self) -> dict[str, torch.Tensor]:
+        """Returns {"z": [N,z_dim]}."""
+        return {"z": self.z.detach()}
+
+
+class WSpace(nn.Module):
+    """w in whitened coordinates v, clipped to [-bound,bound]: one for all layers, or one a layer (plus=True)."""
+
+    def __init__(self, generator: Generator, z: torch.Tensor, *, psi: float, bound: float, whitening: Whitening, plus: bool):
+        super().__init__()
+        self.generator, self.bound, self.whitening = generator, bound, whitening
+        with torch.no_grad():
+            v = whitening.to_v(generator.map(z, psi)[:, :1])
+        self.v = nn.Parameter(v.repeat(1, generator.num_ws, 1) if plus else v)
+        self.project_()
+
+    def w(self, rows: Rows = slice(None)) -> torch.Tensor:
+        """Returns w [N,num_ws,w_dim]."""
+        return self.whitening.to_w(self.v[rows]).expand(-1, self.generator.num_ws, -1)
+
+    def forward(self, rows: Rows = slice(None)) -> torch.Tensor:
+        """Returns images [N,3,R,R]."""
+        return self.generator.synthesize(self.w(rows))
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Clips every coordinate to `bound` standard deviations of the prior."""
+        self.v.clamp_(-self.bound, self.bound)
+
+    def latents(self) -> dict[str, torch.Tensor]:
+        """Returns {"w": [N,num_ws,w_dim]}."""
+        return {"w": self.w().detach().contiguous()}
+
+
+class PixelSpace(nn.Module):
+    """Pixels in [-1,1], no prior: start [N,C,R,R], C=1 for a world of greyscale photos (three equal channels), else 3."""
+
+    def __init__(self, start: torch.Tensor, *, blur_sigma: float = 0.0):
+        super().__init__()
+        self.pixels = nn.Parameter(start.clone())
+        self.blur_sigma = blur_sigma
+
+    def forward(self, rows: Rows = slice(None)) -> torch.Tensor:
+        """Returns images [N,3,R,R]."""
+        return self.pixels[rows].expand(-1, 3, -1, -1)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Smooths by a Gaussian of blur_sigma pixels (0: not at all), then clamps to [-1,1]."""
+        if self.blur_sigma > 0:
+            from torchvision.transforms.v2.functional import gaussian_blur
+
+            side = 2 * max(1, round(3 * self.blur_sigma)) + 1
+            self.pixels.copy_(gaussian_blur(self.pixels, [side, side], [self.blur_sigma, self.blur_sigma]))
+        self.pixels.clamp_(-1, 1)
+
+    def latents(self) -> dict[str, torch.Tensor]:
+        """Returns {"pixels": [N,3,R,R]}."""
+        return {"pixels": self().detach().contiguous()}
+
+
+SEARCH_SPACES = ("z", "w", "w_plus", "pixels")

@@ -1,0 +1,36 @@
+"""What the training commands share: an output folder of their own, and progress."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def claim_output(out: Path, weights: Path, *, resume: bool) -> None:
+    """Makes the output folder. Raises: ValueError when it holds a training and resume is not asked for."""
+    for file, what in ((weights, "a finished training"), (out / "state.safetensors", "a training")):
+        if file.exists() and not resume:
+            raise ValueError(f"expected a new folder, got {out}, which holds {what}; pass --resume or another --out")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def shown(config, steps: int, name: str, out: Path) -> Iterator[Callable[[dict], None]]:
+    """Gives a training's on_step, which moves a bar of tqdm and logs to Weights & Biases as config.wandb says."""
+    from tqdm import tqdm
+
+    from ganinv.reports import tracking
+
+    with (
+        tqdm(total=steps, desc=name) as bar,
+        tracking.track_training(config.wandb, dataclasses.asdict(config), out) as log,
+    ):
+
+        def on_step(row: dict) -> None:
+            bar.update(row["step"] + 1 - bar.n)
+            bar.set_postfix({key: f"{value:.2f}" for key, value in row.items() if key != "step"})
+            log(row)
+
+        yield on_step

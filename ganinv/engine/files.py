@@ -1,0 +1,49 @@
+"""Files that outlive the program: what JSON can hold, and errors of the disk in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ganinv.interfaces import FaultError
+
+if TYPE_CHECKING:
+    pass
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def plain(value: object) -> object:
+    """Returns a configuration as what JSON can hold: dataclasses as dicts, paths as strings, tuples as lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+
+
+def encode(value: object, name: str, indent: int | None) -> str:
+    """Returns a line or block of JSON. Raises: FaultError when a number is not finite, which JSON cannot hold."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise FaultError(f"cannot write {name}: a value in it is not finite ({error})") from error
+
+
+@contextmanager
+def clear_errors(path: str | Path, kind: type[Exception] = FaultError, verb: str = "write to") -> Iterator[None]:
+    """Turns an OSError into one line that names the path: FaultError for a full disk, else `kind`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in DISK_FULL
+        cure = "free some space" if full else "choose a folder that you may use"
+        message = f"cannot {verb} {error.filename or path}: {error.strerror or error}; {cure}"
+        raise (FaultError if full else kind)(message) from error

@@ -1,0 +1,1 @@
+"""What independent recognizers say of pictures, beside what they say of controls."""

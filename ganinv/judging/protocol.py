@@ -1,0 +1,184 @@
+"""What attacks and re-judging share: one protocol from pictures to everything that the judges say of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ganinv.engine.randomness import seeded
+from ganinv.interfaces import AbsentError
+from ganinv.judging.controls import measure_photos
+from ganinv.judging.independence import declare_judges
+from ganinv.judging.memorisation import Memory, recall_training
+from ganinv.judging.recognitions import Sight
+from ganinv.judging.robustness import MILD, Projection, with_projection
+from ganinv.judging.verdict import Verdict, evaluate, find_judge, similarity_to_nearest
+from ganinv.priors.loading import load_generator
+from ganinv.weights.files import sha256_file
+from ganinv.worlds.world import Assets
+
+SHOWN = (
+    *("target_score", "target_score_transformed", "judge_score", "acc_at_1", "acc_at_5", "acc_at_1_perturbed"),
+    *("identity_similarity", "identity_similarity_perturbed", "accepted_at_far_1e-2", "accepted_at_far_1e-3"),
+    *("acc_at_1_projected", "identity_similarity_projected", "taken_for_user", "judges_agree", "target_judge_gap"),
+    *("face_detected", "lpips", "lpips_face", "factor_recovery"),
+)
+
+
+@dataclass(frozen=True)
+class Court:
+    """Who judges: a run's assets, and the world's own prior, through which pictures are projected whoever made them."""
+
+    assets: Assets
+    prior: torch.nn.Module | None
+    device: torch.device
+
+    @classmethod
+    def convene(cls, assets: Assets, device: torch.device) -> Court:
+        """Returns the court of a run; without a prior where the world has no such file."""
+        file = assets.world.file("prior")
+        if assets.generator is not None and assets.files.get("prior") == file:
+            return cls(assets, assets.generator, device)
+        return cls(assets, load_generator(str(file), device) if file.is_file() else None, device)
+
+
+def judge_pictures(
+    court: Court,
+    images: torch.Tensor,
+    identities: Sequence[int],
+    controls: Mapping[str, torch.Tensor],
+    *,
+    seed: int,
+    choice_scores: torch.Tensor | None = None,
+    photos: str = "",
+) -> dict:
+    """Returns what RunFolder.write_report needs of the judges: verdict, controls, ceiling, judges, type_i, seconds.
+
+    images: [T,K,3,R,R] in [-1,1]; controls: name -> pictures [T,K or 1,3,R,R] that no search made for these identities;
+    choice_scores: see verdict.evaluate; photos: the folder of --photos, "" for none.
+    """
+    began = time.perf_counter()
+    assets, device = court.assets, court.device
+    projection = Projection(court.prior, device) if court.prior is not None else None
+    shown = [pictures.flatten(0, 1) for pictures in (images, *controls.values())]
+    sight = Sight(torch.cat(shown).to(device), with_projection(projection))
+
+    memory: Memory | str
+    try:
+        memory = recall_training(assets, photos, find_judge(assets.judges, sees_users=False), device)
+    except AbsentError as error:
+        memory = str(error)
+
+    def evaluate_one(pictures: torch.Tensor, scores: torch.Tensor | None = None) -> Verdict:
+        return evaluate(
+            pictures.to(device), identities, assets.target, assets.judges, assets.references, seed=seed,
+            face_trunk=assets.world.file("lpips_face"), choice_scores=scores, truth=assets.truth, sight=sight, memory=memory,
+        )  # fmt: skip
+
+    verdict = evaluate_one(images, choice_scores)
+    return {
+        "verdict": verdict,
+        "memory": tell_memory(memory, assets, sight, images.to(device), identities),
+        "controls": {name: evaluate_one(pictures) for name, pictures in controls.items()},
+        "ceiling": measure_photos(assets.judges, assets.references, identities, seed, assets.truth),
+        "factors": tell_factors(assets, images, identities),
+        "judges": declare_judges(assets.judges, assets.files),
+        "type_i": describe_test(court, projection),
+        "photos": choose_photos(assets, identities),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def tell_memory(memory: Memory | str, assets: Assets, sight: Sight, images: torch.Tensor, identities: Sequence[int]) -> dict:
+    """Returns the nearest training photo of each picture, as memory.Memory.describe tells it; {} without a memory."""
+    if isinstance(memory, str):
+        return {}
+    verifier = find_judge(assets.judges, sees_users=False)
+    seen = sight(verifier.recognizer, images.flatten(0, 1))
+    places = [{"identity": int(identity), "k": k} for identity in identities for k in range(images.shape[1])]
+    owners = torch.tensor([place["identity"] for place in places])
+    try:
+        own = similarity_to_nearest(seen, owners, verifier, assets.references)
+    except AbsentError:  # a user without references, which the verdict says
+        return {}
+    return memory.describe(seen.embeddings, own, places)
+
+
+def choose_photos(assets: Assets, identities: Sequence[int]) -> dict[int, torch.Tensor]:
+    """Returns identity -> a reference photo [3,R,R] to show beside its pictures; none in a world of real people."""
+    photos = assets.references.photos if assets.references is not None else None
+    if photos is None or assets.truth is None or not assets.world.shows_references:
+        return {}
+    own = {int(identity): photos.images(photos.person == identity) for identity in identities}
+    return {identity: rows[0] for identity, rows in own.items() if len(rows)}
+
+
+def describe_test(court: Court, projection: Projection | None) -> dict:
+    """Returns what the pictures were tested with: the changes, and the projection with the SHA-256 of its prior."""
+    told: dict = {"changes": list(MILD), "projection": None}
+    if projection is not None:
+        file = court.assets.world.file("prior")
+        told["projection"] = projection.describe() | {"prior_sha256": sha256_file(file)}
+    return told
+
+
+def draw_controls(
+    court: Court, images: torch.Tensor, identities: Sequence[int], *, psi: float, seed: int
+) -> dict[str, torch.Tensor]:
+    """Returns pictures [T,K or 1,3,R,R] that no search made for these identities, by the control's name.
+
+    images: [T,K,3,R,R], each shown for another user; psi: truncation of the random samples of the prior.
+    """
+    assets, controls = court.assets, {}
+    if len(images) > 1:
+        controls["another user's reconstruction"] = images.roll(1, 0)
+    generator = assets.generator or court.prior
+    if generator is not None:
+        z = torch.randn(len(images), generator.z_dim, generator=seeded(seed, "control"))
+        with torch.no_grad():
+            w = generator.map(z.to(court.device), psi)
+            controls["random sample of the prior"] = generator.synthesize(w).clamp(-1, 1)[:, None].cpu()
+    if assets.truth is not None and len(identities) > 1:  # of rendered people; what the truth says of strangers
+        photos = assets.references.photos
+        first = torch.stack([photos.images(photos.person == identity)[0] for identity in identities])
+        controls["another user's photo"] = first.roll(1, 0)[:, None]
+    return controls
+
+
+def tell_factors(assets: Assets, images: torch.Tensor, identities: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Returns, for each factor that can be read off a photo, how much of it the reconstructions recover over all users,
+    and the users' own photos ("ceiling"); {} for real people."""
+    if assets.truth is None:
+        return {}
+    device, photos = next(assets.truth.regressor.parameters()).device, assets.references.photos
+    owners = torch.tensor(list(identities)).repeat_interleave(images.shape[1])
+    found = assets.truth.recover_by_factor(images.flatten(0, 1).to(device), owners)
+    theirs = torch.isin(photos.person, owners)
+    ceiling = assets.truth.recover_by_factor(photos.images(theirs).to(device), photos.person[theirs])
+    return {name: {"recovery": found[name], "ceiling": ceiling[name]} for name in found}
+
+
+def print_report(report: dict, path) -> None:
+    """Prints the summary, a line a metric, what is absent and why, and where the files are."""
+    for name in SHOWN:
+        if name in report["summary"]:
+            entry = report["summary"][name]
+            low, high = entry["ci95"]
+            interval = f"   95% interval {low:.3f} to {high:.3f}" if low is not None else ""
+            print(f"{name:30s} {entry['mean']:7.3f}{interval}   n {entry['n']}")
+    for name, reason in report["absent"].items():
+        print(f"{name:30s}  absent: {reason}")
+    for line in report.get("headline", []):
+        low, high = line["ci95"]
+        interval = f", 95% interval {low:.3f} to {high:.3f}" if low is not None else ""
+        print(
+            f"{line['metric']}: {line['mean']:+.3f} against the strongest control, {line['control']}{interval}, n {line['n']}"
+        )
+    cost = report["cost"]
+    if cost["seconds"] is not None:
+        print(f"{cost['seconds']:.0f} s, {cost['images_evaluated']} images through the target")
+    print(f"{cost['verdict_seconds']:.0f} s for the verdict")
+    print(f"{path}/images/grid.png", flush=True)

@@ -1,0 +1,91 @@
+"""Intervals, tests and the number of users that a difference needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import torch
+
+
+def summarize(values: torch.Tensor, seed: int) -> dict:
+    """Returns {"mean", "ci95", "n"} of values [T]; ci95 is [None, None] when T is 1."""
+    interval = list(bootstrap_interval(values, seed)) if len(values) > 1 else [None, None]
+    return {"mean": values.mean().item(), "ci95": interval, "n": len(values)}
+
+
+def bootstrap_interval(values: torch.Tensor, seed: int, num: int = 10000, level: float = 0.95) -> tuple[float, float]:
+    """Returns (low, high), the percentile bootstrap interval of the mean of values [n], one per identity.
+
+    seed: of the resampling; num: resamples. With few identities the interval is too narrow, and values that are all
+    equal give one of no width: it speaks of the spread seen between identities and of nothing else.
+    Raises: ValueError with fewer than two values, from which no interval can be had.
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
+    """
+    count = values.numel()
+    if count < 2:
+        raise ValueError(f"expected at least 2 identities for a confidence interval, got {count}")
+    values = values.double().flatten().cpu()
+    generator = torch.Generator().manual_seed(seed)
+    rows = max(1, 10**6 // count)  # indices drawn at once: 8 MB
+    means = [
+        values[torch.randint(count, (min(rows, num - start), count), generator=generator)].mean(1)
+        for start in range(0, num, rows)
+    ]
+    tail = (1 - level) / 2
+    low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def sign_flip_p(differences: torch.Tensor, seed: int = 0, num: int = 100_000) -> float:
+    """Returns the two-sided p of paired differences [n], one per user, having mean 0 but for chance.
+
+    If a pair's two sides could be swapped, every choice of signs was as likely: p is the share of choices whose mean is
+    as far from 0. All 2^n choices up to n 16, else `num` random ones and the one seen. It is at least 2^(1-n).
+    Raises: ValueError without a difference.
+    Source: Fisher 1935, The Design of Experiments, section 21.
+    """
+    values = differences.double().flatten().cpu()
+    count = len(values)
+    if not count:
+        raise ValueError("expected at least 1 paired difference, got none")
+    if count <= 16:
+        signs = 1 - 2 * (torch.arange(2**count)[:, None] >> torch.arange(count) & 1)  # [2^n,n]
+    else:
+        signs = 1 - 2 * torch.randint(2, (num, count), generator=torch.Generator().manual_seed(seed))
+    sums = (signs.double() @ values).abs()
+    far = int((sums >= values.sum().abs() - 1e-9 * values.abs().sum()).sum())  # equal sums, differently rounded
+    return far / len(sums) if count <= 16 else (far + 1) / (num + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns each p corrected for that there are several: below a level, at most that share of wrong rejections in all.
+
+    Source: Holm 1979, A Simple Sequentially Rejective Multiple Test Procedure.
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def users_needed(differences: torch.Tensor, difference: float, level: float = 0.05, power: float = 0.8) -> int:
+    """Returns how many users it takes to see a mean paired difference, from the spread of those of n users.
+
+    ((z + z') s / difference)^2 + z^2 / 2 for a sign-flip test of `level`, which sees nothing in fewer users than 1 -
+    log2(level), and in that many only if all differ in one direction. The spread of a few users is itself uncertain: of
+    five, a true spread twice as large, and four times the users, is no surprise.
+    Raises: ValueError for fewer than 2 differences, or a difference of 0.
+    Source: Guenther 1981, Sample Size Formulas for Normal Theory T Tests.
+    """
+    if len(differences) < 2 or not difference:
+        raise ValueError(f"expected 2 users or more and a difference other than 0, got {len(differences)} and {difference}")
+    normal = NormalDist()
+    z, other = normal.inv_cdf(1 - level / 2), normal.inv_cdf(power)
+    spread, least = differences.double().std().item(), 1 + math.ceil(math.log2(1 / level))
+    ratio = spread / abs(difference)
+    count = max(math.ceil(((z + other) * ratio) ** 2 + z**2 / 2), least)
+    agree = normal.cdf(1 / ratio) ** least if ratio else 1.0  # all of the fewest users
+    return count + 1 if count == least and agree < power else count

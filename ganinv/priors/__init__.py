@@ -1,0 +1,1 @@
+"""Adapters to priors: the public generators whose latent space is searched."""

@@ -1,0 +1,50 @@
+"""From a spec to a frozen prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ganinv.interfaces import Generator
+from ganinv.weights.checkpoints import find_checkpoint
+from ganinv.weights.files import read_tensors
+from ganinv.weights.specs import call_factory, freeze, split_spec
+
+
+def load_generator(spec: str, device: torch.device | str) -> Generator:
+    """Returns the frozen prior of a spec: a checkpoint, a folder of stylegan2-pytorch's, or code; see load_prior.
+
+    "people", where no file of that name lies, is the renderer of the synthetic world: the prior that knows everyone.
+    Raises: ValueError when there is no such file or code, or it gives no prior.
+    """
+    if spec == "people" and not Path(spec).exists():
+        from ganinv.priors.rendered import People
+
+        return freeze(People(), device)
+    code = split_spec(spec)
+    if code is None:
+        return freeze(load_prior(spec), device)
+    generator = freeze(call_factory(*code), device)
+    numbers = ("z_dim", "num_ws", "w_dim", "resolution")
+    lacking = [name for name in numbers if not isinstance(getattr(generator, name, None), int)]
+    lacking += [name for name in ("map", "synthesize") if not callable(getattr(generator, name, None))]
+    if lacking:
+        raise ValueError(f"expected a prior as interfaces.Generator says, got {type(generator).__name__} without {lacking}")
+    return generator
+
+
+def load_prior(path: str | Path) -> Generator:
+    """Returns the prior of a checkpoint, on the CPU: NVIDIA's .pkl, or rosinality's, stylegan2-pytorch's or our own file.
+
+    Raises: ValueError when there is no such file, or it cannot be read as one of them.
+    """
+    from ganinv.priors import nvidia, rosinality, stylegan2_pytorch
+
+    path = find_checkpoint(path)
+    if path.suffix == ".pkl":
+        return nvidia.load_checkpoint(path)
+    tensors, said = read_tensors(path)
+    if rosinality.is_checkpoint(tensors):
+        return rosinality.parse_checkpoint(path, tensors)
+    return stylegan2_pytorch.parse_checkpoint(path, tensors, said)

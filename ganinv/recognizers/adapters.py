@@ -1,0 +1,70 @@
+"""Which adapter reads which spec: recognizers that were made elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from ganinv.interfaces import Recognizer
+
+log = logging.getLogger(__name__)
+
+KINDS = ("facenet", "torchvision", "timm", "torchscript")
+SUFFIXES = (".torchscript", ".pt2", ".onnx")
+FORMS = "facenet:vggface2, torchvision:NAME:FILE, timm:NAME:FILE, torchscript:FILE, FILE.torchscript, FILE.pt2, FILE.onnx"
+
+
+def split_adapter(spec: str) -> tuple[str, str, str] | None:
+    """Returns (kind, name, file) of a spec that an adapter reads: its kind or suffix, and what stands behind; else None.
+
+    Raises: ValueError when a name or a file is lacking.
+    """
+    suffix = Path(spec).suffix.lower()
+    kind, colon, rest = spec.partition(":")
+    if Path(spec).exists() or kind not in KINDS or not colon:
+        return (suffix, "", spec) if suffix in SUFFIXES else None
+    if kind in ("torchvision", "timm"):
+        name, _, file = rest.partition(":")
+        if not name or not file:
+            raise ValueError(f"expected {kind}:NAME:FILE, such as {kind}:resnet18:weights.pt, got {spec}")
+        return kind, name, file
+    if not rest:
+        raise ValueError(f"expected {'facenet:vggface2 or ' if kind == 'facenet' else ''}{kind}:FILE, got {spec}")
+    return (kind, rest, "") if kind == "facenet" else (kind, "", rest)
+
+
+def weight_file(spec: str) -> Path:
+    """Returns the file from which a spec's recognizer is read; for code, which has none, the spec as a path."""
+    from ganinv.recognizers.classifiers import find_facenet_file
+
+    kind, name, file = split_adapter(spec) or ("", "", spec)
+    return find_facenet_file(name) if kind == "facenet" else Path(file)
+
+
+def load_adapter(spec: str, device: torch.device | str, *, resolution: int = 64) -> Recognizer | None:
+    """Returns the frozen recognizer of a spec that an adapter reads, None for any other spec.
+
+    Logs one line when it behaves as if fed the wrong range. resolution: the side of the pictures it will be shown.
+    Raises: ValueError, see load_facenet, load_torchvision, load_timm and load_exported.
+    """
+    found = split_adapter(spec)
+    if found is None:
+        return None
+    from ganinv.recognizers import classifiers, exported, preprocessing
+    from ganinv.weights.specs import freeze
+
+    kind, name, file = found
+    if kind == "facenet":
+        recognizer = freeze(classifiers.load_facenet(name), device)
+    elif kind in ("torchvision", "timm"):
+        load = classifiers.load_torchvision if kind == "torchvision" else classifiers.load_timm
+        recognizer = freeze(load(name, Path(file)), device)
+    else:
+        read = {".pt2": exported.read_torch_export, ".onnx": exported.read_onnx}.get(kind, exported.read_torchscript)
+        recognizer = exported.load_exported(read, Path(file), device, resolution)
+    fed = getattr(recognizer, "recognize", recognizer).preprocessing
+    if line := preprocessing.probe_preprocessing(recognizer, fed, resolution=resolution):
+        log.warning("%s: %s", spec, line)
+    return recognizer

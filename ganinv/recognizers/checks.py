@@ -1,0 +1,46 @@
+"""Checks that a recognizer keeps the convention of interfaces.py."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ganinv.interfaces import Recognition, Recognizer
+from ganinv.recognizers.callable import ask
+
+
+@torch.no_grad()
+def check_recognizer(recognizer: Recognizer, resolution: int, *, device: torch.device | str | None = None) -> None:
+    """Asks a recognizer twice about the same images [4,3,R,R]; returns if it keeps the convention of interfaces.py.
+
+    device: of the images; by default that of the recognizer's parameters, else the CPU.
+    Raises: ValueError saying what came, when shapes, norms or values are not as agreed, or the two answers differ.
+    """
+    if device is None:
+        parameters = recognizer.parameters() if isinstance(recognizer, nn.Module) else iter(())
+        device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+    images = torch.rand(4, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
+    first, second = (ask(recognizer, images) for _ in range(2))
+    if not isinstance(first, Recognition):
+        raise ValueError(f"expected a Recognition from the recognizer, got {type(first).__name__}")
+    check_answer("embeddings", first.embeddings, second.embeddings, [4, recognizer.embedding_dim])
+    norms = first.embeddings.norm(dim=1)
+    if not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
+        raise ValueError(f"expected embeddings of norm 1, got norms of {norms.min():.3g} to {norms.max():.3g}")
+    if recognizer.num_identities is not None:
+        check_answer("logits", first.logits, second.logits, [4, recognizer.num_identities])
+    elif first.logits is not None:
+        raise ValueError("expected no logits of a recognizer with num_identities None, got some; set num_identities")
+
+
+def check_answer(name: str, first: torch.Tensor | None, second: torch.Tensor | None, shape: list[int]) -> None:
+    """Raises ValueError unless both are finite tensors of the shape and the same to float32's rounding."""
+    for value in (first, second):
+        got = list(value.shape) if isinstance(value, torch.Tensor) else value
+        if got != shape:
+            raise ValueError(f"expected {name} of shape {shape} for images [{shape[0]},3,R,R], got {got}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"expected finite {name} for images in [-1,1], got NaN or infinity")
+    # some GPU kernels add in no fixed order, hence a tolerance
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-4):
+        raise ValueError(f"expected the same {name} twice for the same images, got others; call eval() on the recognizer")

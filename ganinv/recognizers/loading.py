@@ -1,0 +1,85 @@
+"""From a spec to a frozen recognizer, and a recognizer to its weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ganinv.interfaces import Recognizer
+from ganinv.recognizers.callable import CallableRecognizer
+from ganinv.weights.cards import read_card
+from ganinv.weights.files import check_tensors, read_tensors, save_weights
+from ganinv.weights.quantisation import quantise
+from ganinv.weights.specs import call_factory, freeze, split_spec
+
+
+def load_recognizer(spec: str, device: torch.device | str, *, resolution: int = 64) -> Recognizer:
+    """Returns the frozen recognizer of a spec: a weight file with its card, one of recognizers.specs, or code.
+
+    Code returns any callable of images [N,3,R,R] in [-1,1]: see CallableRecognizer. resolution: the side R of the
+    images with which code is asked for its numbers of identities and embedding dimensions.
+    Raises: ValueError when there is no such file or code, or it gives no recognizer.
+    """
+    from ganinv.recognizers.adapters import load_adapter
+
+    if (adapted := load_adapter(spec, device, resolution=resolution)) is not None:
+        return adapted
+    code = split_spec(spec)
+    if code is None:
+        return freeze(load_weights(spec), device)
+    recognizer = freeze(call_factory(*code), device)
+    if not callable(recognizer):
+        raise ValueError(f"expected a callable from {spec}, got {type(recognizer).__name__}")
+    if hasattr(recognizer, "num_identities") and hasattr(recognizer, "embedding_dim"):
+        return recognizer
+    return CallableRecognizer(recognizer, torch.zeros(2, 3, resolution, resolution, device=device)).eval()
+
+
+def save_recognizer(model: nn.Module, path: str | Path, card: Mapping) -> dict:
+    """Writes a CosineRecognizer: <name>.safetensors and its card. Returns the card.
+
+    card: what else there is to say: command, data, seed, metrics, ... Raises: ValueError, see save_weights.
+    """
+    built_from = {
+        "kind": "cosine",
+        "architecture": model.architecture,
+        "input_size": model.input_size,
+        "embedding_dim": model.embedding_dim,
+        "num_identities": model.num_identities,
+        "scale": model.scale,
+        "mirror": model.mirror,
+    }
+    return save_weights(path, quantise(model.state_dict()), {**card, **built_from, "stored": "int8 rows"})
+
+
+def load_weights(path: str | Path) -> nn.Module:
+    """Returns the CosineRecognizer of a weight file, frozen, on the CPU; its card says how to build it.
+
+    Raises: ValueError when a file is missing or not whole, or card, SHA-256, names, shapes or values do not fit.
+    """
+    from ganinv.recognizers.adapters import FORMS
+    from ganinv.recognizers.cosine import CosineRecognizer
+
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        what = "missing" if not path.is_file() else "of another kind"
+        raise ValueError(
+            f"expected a recognizer: NAME.safetensors, module:factory, file.py:factory, {FORMS}, got {path}, {what}"
+        )
+    tensors, _ = read_tensors(path)
+    card = read_card(path)
+    if card.get("kind") != "cosine":
+        raise ValueError(f"expected a card of the kind cosine beside {path}, got {card.get('kind')}")
+    options = {name: card.get(name) for name in ("embedding_dim", "input_size", "num_identities", "scale")}
+    options["num_identities"] = options["num_identities"] or 0  # none: an open-set recognizer
+    for name, value in options.items():
+        kinds = (int, float) if name == "scale" else (int,)
+        if type(value) not in kinds or value < 0 or (value == 0 and name != "num_identities"):
+            raise ValueError(f"expected a positive {name} on the card of {path}, got {value!r}")
+    with torch.random.fork_rng(devices=[]):  # the first weights are drawn and replaced: leave the caller's draws alone
+        model = CosineRecognizer(str(card.get("architecture")), mirror=card.get("mirror") is True, **options)
+    model.load_state_dict(check_tensors(tensors, model.state_dict(), path))
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""People who do not exist: their factors, and the renderer that photographs them."""

@@ -1,0 +1,1 @@
+"""Many runs, one table: capacity, sweeps, the panel of raters, the benchmark."""

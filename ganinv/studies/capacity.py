@@ -1,0 +1,239 @@
+"""The study of capacity: which targets it trains, one number changed at a time, and on which rendered photos.
+
+Source of the question: Khosravy et al. 2021: do depth, parameters, data and users make a deep recognizer safe?
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ganinv import images
+from ganinv.photos import MANIFEST, Photos, choose_photos
+from ganinv.rendered.people import make_photos, name_person
+
+ATTACKED = (0, 1, 2, 3, 4)  # users of every target, so that cells are compared on the same people
+KNOWN_USERS = 100  # of the world: the classes of its judge
+FIRST_FURTHER = 200_000  # further users, from this seed on: above all whom a judge, verifier or prior was trained on
+FIRST_EXTRA = 50  # further training photos, from this photo seed on: above the world's own, which are split
+PUBLIC_PHOTOS = 3  # of each public person
+TEST_PHOTOS = 200  # about so many unseen photos of users measure a target
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One target: its architecture, training photos a user, number of users, and seed. The defaults are the centre."""
+
+    architecture: str = "resnet18"
+    photos: int = 10
+    users: int = 100
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.architecture}-p{self.photos}-u{self.users}-s{self.seed}"
+
+
+CENTRE = Cell()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value of an axis, and the cell there (of seed 0)."""
+
+    axis: str
+    value: str
+    cell: Cell
+
+
+AXES: dict[str, Callable[[str], Cell]] = {  # axis -> the cell at a value of it
+    "depth": lambda value: Cell(architecture=value),
+    "parameters": lambda value: Cell(architecture="resnet18" if float(value) == 1 else f"resnet18-{float(value):g}"),
+    "photos": lambda value: Cell(photos=int(value)),
+    "users": lambda value: Cell(users=int(value)),
+}
+GRIDS = {
+    "small": {
+        "depth": ("linear", "mlp", "resnet18", "resnet34"),
+        "parameters": ("0.25", "0.5", "1"),
+        "photos": ("2", "10", "30"),
+        "users": ("10", "100", "300"),
+    },
+    "full": {
+        "depth": ("linear", "mlp", "resnet18", "resnet34"),
+        "parameters": ("0.125", "0.25", "0.5", "1", "2"),
+        "photos": ("2", "5", "10", "20", "30", "50"),
+        "users": ("10", "30", "100", "300", "1000", "3000"),
+    },
+}
+
+
+# ---- which cells
+
+
+def list_points(values: Mapping[str, Sequence[str]], centre: Cell = CENTRE) -> list[Point]:
+    """Returns the points of axis -> values, in order. centre: whose architecture those of photos and users have.
+
+    Raises: ValueError for an unknown axis, or a value that no target can be trained at.
+    """
+    points = []
+    for axis, row in values.items():
+        if axis not in AXES:
+            raise ValueError(f"expected an axis among {', '.join(AXES)}, got {axis}")
+        for value in row:
+            try:
+                cell = AXES[axis](value)
+            except (ValueError, OverflowError) as error:
+                raise ValueError(f"expected a number for the axis {axis}, got {value!r}") from error
+            if axis in ("photos", "users"):
+                cell = replace(cell, architecture=centre.architecture)
+            check_cell(cell)
+            points.append(Point(axis, value, cell))
+    return points
+
+
+def check_cell(cell: Cell) -> None:
+    """Raises: ValueError for a cell that cannot be trained, or that has not the attacked users."""
+    if not len(ATTACKED) <= cell.users <= 100_000:
+        raise ValueError(f"expected {len(ATTACKED)} to 100000 users, the first of whom are attacked, got {cell.users}")
+    if not 2 <= cell.photos <= 1000:
+        raise ValueError(f"expected 2 to 1000 photos per user, got {cell.photos}")
+    check_architecture(cell.architecture)
+
+
+@cache
+def check_architecture(name: str) -> None:
+    """Raises: ValueError for a name that build_backbone does not know."""
+    from ganinv.recognizers.cosine import build_backbone
+
+    with torch.device("meta"):  # no memory is taken
+        build_backbone(name, 8)
+
+
+def list_cells(points: Sequence[Point], seeds: int) -> list[Cell]:
+    """Returns each cell of the points once, at every seed."""
+    return [replace(cell, seed=seed) for seed in range(seeds) for cell in dict.fromkeys(point.cell for point in points)]
+
+
+def deal(cells: Sequence[Cell], part: str, cost: Callable[[Cell], float]) -> list[Cell]:
+    """Returns the cells of a part such as "2/3", in their order; the parts of a grid share no cell and cost about the same.
+
+    Raises: ValueError for a part that is none.
+    """
+    number, slash, parts = part.partition("/")
+    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise ValueError(f"expected a part such as 1/3, the first of three, got {part}")
+    heaps: list[list[Cell]] = [[] for _ in range(int(parts))]
+    for cell in sorted(cells, key=lambda cell: (-cost(cell), str(cell))):
+        min(heaps, key=lambda heap: sum(map(cost, heap))).append(cell)
+    return [cell for cell in cells if cell in heaps[int(number) - 1]]
+
+
+# ---- whose photos
+
+
+def list_users(count: int) -> list[int]:
+    """Returns the person seeds of a target's users: the world's own first, of whom the judges know all."""
+    return [*range(min(count, KNOWN_USERS)), *range(FIRST_FURTHER, FIRST_FURTHER + max(0, count - KNOWN_USERS))]
+
+
+def split_numbers(person: int, split: str, photos_per_user: int) -> list[int]:
+    """Returns the photo seeds of a person that belong to a split of the world, in the order of their hashes."""
+    files = [Path(name_person(person)) / f"{number:03d}.png" for number in range(photos_per_user)]
+    return [int(path.stem) for path in choose_photos(files, split)]
+
+
+def training_numbers(person: int, count: int, photos_per_user: int = FIRST_EXTRA) -> list[int]:
+    """Returns `count` photo seeds of a user to train on: of the world's split first, then further ones.
+
+    A reference or test photo is never among them, and fewer photos are the first of more.
+    """
+    own = split_numbers(person, "train", photos_per_user)[:count]
+    return own + list(range(FIRST_EXTRA, FIRST_EXTRA + count - len(own)))
+
+
+def measuring_numbers(users: int, photos_per_user: int = FIRST_EXTRA) -> Callable[[int], list[int]]:
+    """Returns the photo seeds on which a target of so many users is measured, for a person: of the world's test split."""
+    count = max(1, TEST_PHOTOS // users)
+    return lambda person: split_numbers(person, "test", photos_per_user)[:count]
+
+
+@dataclass(frozen=True)
+class PhotoCache:
+    """Photos of rendered people, each kept as a file: in `stored`, a folder of prepare_people.py (None: there is none),
+    or in `folder`, where what is missing is rendered once. Several processes may share it."""
+
+    folder: Path
+    stored: Path | None
+    resolution: int
+    device: torch.device | str = "cpu"
+
+    def file(self, person: int, number: int) -> Path:
+        """Returns where a photo is, or will be."""
+        place = Path(name_person(person)) / f"{number:03d}.png"
+        if self.stored is not None:
+            for group in ("private", "public"):
+                if (self.stored / group / place).is_file():
+                    return self.stored / group / place
+        return self.folder / place
+
+    def missing(self, people: Sequence[int], numbers: Callable[[int], list[int]]) -> Iterator[tuple[int, list[int]]]:
+        """Yields each person that lacks photos, and the photo seeds."""
+        for person in people:
+            lacking = [number for number in numbers(person) if not self.file(person, number).is_file()]
+            if lacking:
+                yield person, lacking
+
+    def load(self, people: Sequence[int], numbers: Callable[[int], list[int]]) -> Photos:
+        """Returns the photos numbers(person) of people, person after person, after rendering what is missing."""
+        from tqdm import tqdm
+
+        for person, lacking in tqdm(list(self.missing(people, numbers)), "render people", leave=False):
+            self.render(person, lacking)
+        wanted = [(row, self.file(person, number)) for row, person in enumerate(people) for number in numbers(person)]
+        pixels = np.empty((len(wanted), 3, self.resolution, self.resolution), np.uint8)
+        for index, (_, file) in enumerate(wanted):
+            pixels[index] = images.load_pixels(file, self.resolution).transpose(2, 0, 1)
+        return Photos(
+            torch.from_numpy(pixels),
+            torch.tensor([row for row, _ in wanted]),
+            tuple(name_person(person) for person in people),
+            tuple(f"{file.parent.name}/{file.name}" for _, file in wanted),
+        )
+
+    def render(self, person: int, numbers: list[int]) -> None:
+        """Writes photos of a person; a reader finds a whole file or none."""
+        photos = make_photos([person], numbers, self.resolution, device=self.device)
+        folder = self.folder / name_person(person)
+        folder.mkdir(parents=True, exist_ok=True)
+        for row, number in enumerate(numbers):
+            temporary = folder / f".{os.getpid()}.png"
+            images.save(photos.images(row), temporary)
+            os.replace(temporary, folder / f"{number:03d}.png")
+
+
+def open_photos(folder: str | Path, resolution: int) -> Path | None:
+    """Returns a folder of prepare_people.py, None for "".
+
+    Raises: ValueError where it is none, or its photos are of another size or population than the seeds alone give.
+    """
+    if not folder:
+        return None
+    file = Path(folder) / MANIFEST
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        got = settings["shift"], settings["resolution"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"expected a folder made by prepare_people.py, got {folder} ({error})") from error
+    if got != (0, resolution):
+        raise ValueError(
+            f"expected photos of {resolution} px of people without a shift in {folder}, got {got[1]} px and a shift of "
+            f"{got[0]}; leave --photos out, and they are rendered"
+        )
+    return Path(folder)

@@ -1,0 +1,110 @@
+"""Torch checkpoints read as data: tensors and plain values; nothing of the file is ever run."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from ganinv.weights.quoting import first_line, show
+
+MOST_ENTRIES = 100_000  # of a checkpoint's dicts; a shared dict in dicts would unfold without end
+
+
+MOST_DEPTH = 20  # of dicts in dicts
+
+
+def read_checkpoint(path: Path):
+    """Returns what torch.save wrote, if it is plain data. Raises: ValueError, see read_tensors."""
+    try:
+        check_unpacked_size(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols
+            # a Namespace, in which trainers keep their options, is a bare holder of values
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"expected a checkpoint of tensors and plain data, got {describe_refusal(error)} in {path}; it was not run"
+        ) from error
+    except UnpackedSizeError:
+        raise
+    except Exception as error:  # KeyError, EOFError, IndexError, ...: what torch's reader raises on other bytes
+        raise ValueError(f"expected a whole torch checkpoint, got {path}, which cannot be read; copy it again") from error
+
+
+def describe_refusal(error: pickle.UnpicklingError) -> str:
+    """Returns what torch's unpickler of plain data was asked for, when it refused."""
+    code = re.search(r"GLOBAL (\S+)", str(error))
+    # a broken file and one with code raise the same error; only the second names what it asked for
+    return f"a pickle that asks for {first_line(code[1])}" if code else "something else"
+
+
+class UnpackedSizeError(ValueError):
+    """A checkpoint that would unfold to more than its own size."""
+
+
+def check_unpacked_size(path: Path) -> None:
+    """Raises UnpackedSizeError when the members of a zip, by its table, are larger than the file: torch packs none."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # torch's older format is no zip
+            return
+        with zipfile.ZipFile(file) as archive:
+            declared = sum(member.file_size for member in archive.infolist())
+    if declared > (size := path.stat().st_size):
+        raise UnpackedSizeError(
+            f"expected a checkpoint as torch.save writes it, unpacked, got {path} of {size} bytes, which would unfold to "
+            f"{declared}; load it where you trust it and save it again"
+        )
+
+
+def flatten(value: object, path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    """Returns the leaves of nested dicts, tensors and the rest, named by their keys with dots between.
+
+    Raises: ValueError when the dicts are too deep or too many, or a tensor is of no plain kind or larger than its file.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    rest: dict = {}
+    size, count = path.stat().st_size, 0
+    waiting = [("", value, 0)]
+    while waiting:
+        name, item, depth = waiting.pop()
+        count += 1
+        if depth > MOST_DEPTH or count > MOST_ENTRIES:
+            what = "is nested too deeply" if depth > MOST_DEPTH else f"has more than {MOST_ENTRIES} entries"
+            raise ValueError(f"expected a checkpoint of nested dicts, got {path}, which {what}")
+        if isinstance(item, torch.Tensor):
+            if item.device.type != "cpu" or item.layout != torch.strided or item.is_quantized or item.is_complex():
+                raise ValueError(f"expected plain tensors in {path}, got another kind for {show(name)}")
+            if item.numel() * item.element_size() > size:
+                raise ValueError(f"expected tensors within the {size} bytes of {path}, got a larger one, {show(name)}")
+            tensors[name or "tensor"] = item.detach()
+        elif isinstance(item, Mapping):
+            inner = [(f"{name}.{key}" if name else str(key), under, depth + 1) for key, under in item.items()]
+            waiting += reversed(inner)
+        else:
+            rest[name] = item
+    return tensors, rest
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Returns the path itself, or of a folder that stylegan2-pytorch wrote, models/<name>, the latest model_<N>.pt.
+
+    Raises: ValueError when a folder holds none, or the latest is a link that leaves the folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    numbered = {int(match[1]): file for file in path.iterdir() if (match := re.fullmatch(r"model_(\d{1,9})\.pt", file.name))}
+    if not numbered:
+        raise ValueError(f"expected model_<N>.pt in the folder {path}, got none; pass models/NAME or a file")
+    latest = numbered[max(numbered)]
+    if not latest.is_file() or latest.resolve().parent != path.resolve():
+        raise ValueError(f"expected a regular file {latest}, got a link out of its folder or no file; pass the file itself")
+    return latest

@@ -1,0 +1,1 @@
+"""Folders of weights that belong together: prior, target, judges, references."""
