@@ -19,6 +19,9 @@ from typing import Protocol
 
 import torch
 
+from ganinv.errors import AbsentError as AbsentError
+from ganinv.errors import FaultError as FaultError
+
 
 @dataclass(frozen=True)
 class Recognition:
@@ -66,11 +69,3 @@ class Evaluation:
 
 
 Term = Callable[[Evaluation], torch.Tensor]  # -> [N], lower is better
-
-
-class FaultError(RuntimeError):
-    """A fault while running that is not the caller's mistake; the message is one clear line."""
-
-
-class AbsentError(ValueError):
-    """A metric that cannot be computed here; the message is its reason in the report."""

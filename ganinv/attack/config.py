@@ -1,17 +1,8 @@
-"""What one attack does: its configuration, and what of it can be run."""
+"""What one attack does: its configuration, and the presets of the latent and the pixel attacks. Loads no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import torch
-
-from ganinv.attack.objectives import OBJECTIVES
-from ganinv.attack.spaces import SEARCH_SPACES
-from ganinv.engine.batches import parse_memory
-from ganinv.engine.precision import PRECISIONS
-from ganinv.interfaces import Recognizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +18,6 @@ class Optim:
     threshold: float = 0.0  # stop a sample whose objective is at or below this; needs patience
     halve_at: tuple[float, ...] = ()  # shares of the steps after which the worse half of each user's samples is dropped
     leave_at: float = 0.0  # stop a sample that the target has scored at least this in 10 steps running; 0: never
-
-
-OPTIMIZERS: dict[str, Callable] = {
-    "adam": lambda params, optim: torch.optim.Adam(params, optim.lr, betas=optim.betas),
-    "gradient_descent": lambda params, optim: torch.optim.SGD(params, optim.lr),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,46 +55,25 @@ class AttackConfig:
     augment: Augment = field(default_factory=Augment)
 
 
-def check_config(config: AttackConfig, recognizer: Recognizer, identities: tuple[int, ...], has_prior: bool) -> None:
-    """Raises: ValueError for anything in a configuration that cannot be run."""
-    if config.space not in SEARCH_SPACES:
-        raise ValueError(f"expected a space among {', '.join(SEARCH_SPACES)}, got {config.space}")
-    if config.space != "pixels" and not has_prior:
-        raise ValueError(f"expected a generator for the space {config.space}, got none; pass --generator")
-    if not recognizer.num_identities:
-        raise ValueError("expected a target with identities (logits), got one that only embeds")
-    unknown = [identity for identity in identities if not 0 <= identity < recognizer.num_identities]
-    if unknown or not identities:
-        last = recognizer.num_identities - 1
-        raise ValueError(f"expected identities from 0 to {last}, got {', '.join(map(str, unknown)) or 'none'}")
-    parse_memory(config.memory)
-    least = {"steps": 0, "candidates": 0, "restarts": 1, "keep": 1, "final_transforms": 1, "image_every": 1}
-    least |= {"batch": 0, "log_every": 0}
-    for name, value in least.items():
-        if getattr(config, name) < value:
-            raise ValueError(f"expected {name} of at least {value}, got {getattr(config, name)}")
-    if config.precision not in PRECISIONS:
-        raise ValueError(f"expected a precision among {', '.join(PRECISIONS)}, got {config.precision}")
-    if config.objective not in OBJECTIVES:
-        raise ValueError(f"expected an objective among {', '.join(OBJECTIVES)}, got {config.objective}")
-    ranges = {"psi": (0.0, 2.0), "bound": (0.0, 100.0), "blur_sigma": (0.0, 5.0)}
-    for name, (low, high) in ranges.items():
-        if not low <= getattr(config, name) <= high:
-            raise ValueError(f"expected {name} from {low} to {high}, got {getattr(config, name)}")
-    if config.optim.patience < 0 or not config.optim.lr > 0:
-        raise ValueError(
-            f"expected optim.patience of at least 0 and optim.lr above 0, got {config.optim.patience} and {config.optim.lr}"
-        )
-    if config.optim.optimizer not in OPTIMIZERS:
-        raise ValueError(f"expected an optimizer among {', '.join(OPTIMIZERS)}, got {config.optim.optimizer}")
-    if not all(0 < share < 1 for share in config.optim.halve_at) or not 0 <= config.optim.leave_at <= 1:
-        raise ValueError(
-            "expected optim.halve_at of shares between 0 and 1 and optim.leave_at from 0 to 1, got "
-            f"{list(config.optim.halve_at)} and {config.optim.leave_at}"
-        )
-    if config.optim.transforms < 1:
-        raise ValueError(f"expected optim.transforms of at least 1, got {config.optim.transforms}")
-    if config.keep > config.restarts:
-        raise ValueError(f"expected to keep at most the {config.restarts} restarts, got {config.keep}")
-    if config.space != "pixels" and 0 < config.candidates < config.restarts:
-        raise ValueError(f"expected at most {config.candidates} restarts (the candidates), got {config.restarts}")
+# on users 5 to 14 of lfw as good as none dropped: acc_at_1 1.00 both, identity similarity 0.52 and 0.51
+LATENT = AttackConfig(optim=Optim(halve_at=(0.2, 0.4)))
+
+# Khosravy et al. 2021, after Fredrikson et al. 2015, Algorithm 1, whose stop rule this is: no improvement for `patience`
+# steps, or 1 - p at or below `threshold`; the best picture on the way is returned
+GRAY_BOX = AttackConfig(
+    space="pixels",
+    objective="confidence",
+    steps=1000,
+    restarts=1,
+    final_transforms=1,
+    optim=Optim(optimizer="gradient_descent", lr=10.0, decay=False, transforms=1, patience=100, threshold=0.01),
+    augment=Augment(flip=0.0, degrees=0.0, scale=(1.0, 1.0), shift=0.0),
+)
+MODERN = AttackConfig(
+    space="pixels", steps=300, tv=50.0, l2=0.1, restarts=2, optim=Optim(lr=0.05, transforms=2)
+)  # a strong search: Adam, total variation, L2, random transforms
+PIXEL_VARIANTS = {  # name -> (configuration, start picture)
+    "gray-box": (GRAY_BOX, "grey"),
+    "white-box": (GRAY_BOX, "public-mean"),  # partial information on the user, given as a start picture
+    "modern": (MODERN, "grey"),
+}

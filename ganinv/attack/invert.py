@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ganinv import images as image_convention
-from ganinv.attack.config import AttackConfig, check_config
+from ganinv.attack.checks import check_config
+from ganinv.attack.config import AttackConfig
 from ganinv.attack.loop import Seen, evaluate, minimise
 from ganinv.attack.objectives import weighted_sum
 from ganinv.attack.selection import best_per_identity, score_flipped, score_transformed

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from ganinv.attack.config import OPTIMIZERS, Optim
+from ganinv.attack.config import Optim
 from ganinv.attack.transforms import Transform
 from ganinv.engine.batches import Batch
 from ganinv.engine.randomness import Draws, Streams
@@ -18,6 +18,10 @@ from ganinv.interfaces import Evaluation, FaultError, Recognizer, Term
 
 TREND = 0.2  # weight of the last step in the running mean of losses that halving goes by
 SURE = 10  # steps running in which a sample that leaves by leave_at was scored so high
+OPTIMIZERS: dict[str, Callable] = {
+    "adam": lambda params, optim: torch.optim.Adam(params, optim.lr, betas=optim.betas),
+    "gradient_descent": lambda params, optim: torch.optim.SGD(params, optim.lr),
+}
 LOOK_EVERY = 5  # steps between looks at which samples have stopped; every one on the CPU, where no device is waited for
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from ganinv import cli
-from ganinv.attack.config import AttackConfig, Augment, Optim, check_config
+from ganinv.attack.checks import check_config
+from ganinv.attack.config import AttackConfig, Augment, Optim
 from ganinv.attack.invert import draw_pool, invert
 from ganinv.engine.precision import PROBED, Choice, choose_precision, keep_memory, ready_recognizer
 from ganinv.engine.signals import StoppedError, held_signals

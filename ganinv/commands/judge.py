@@ -36,7 +36,8 @@ class JudgePictures:
 
 def run(config: JudgePictures) -> dict:
     """Returns the report, after writing it with the pictures as they were judged."""
-    from ganinv.attack.config import AttackConfig, check_config
+    from ganinv.attack.checks import check_config
+    from ganinv.attack.config import AttackConfig
     from ganinv.attack.invert import choose_start
     from ganinv.commands.attack_run import hash_photos
     from ganinv.engine.batches import ON_CPU, Batch

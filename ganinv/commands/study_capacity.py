@@ -101,7 +101,7 @@ def make_training(config: StudyCapacity, cell):
 
 def make_attacks(config: StudyCapacity) -> dict:
     """Returns method -> its configuration. Raises: ValueError for an unknown method, or settings that cannot be run."""
-    from ganinv.attack.config import check_config
+    from ganinv.attack.checks import check_config
     from ganinv.commands.latent_attack import LatentAttack
     from ganinv.commands.pixel_attack import VARIANTS
     from ganinv.interfaces import Recognizer

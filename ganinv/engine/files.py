@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ganinv.interfaces import FaultError
-
-if TYPE_CHECKING:
-    pass
+from ganinv.errors import FaultError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -47,3 +44,14 @@ def clear_errors(path: str | Path, kind: type[Exception] = FaultError, verb: str
         cure = "free some space" if full else "choose a folder that you may use"
         message = f"cannot {verb} {error.filename or path}: {error.strerror or error}; {cure}"
         raise (FaultError if full else kind)(message) from error
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> None:
+    """Writes a file under a temporary name, then renames it: a reader finds the old file or the new one, never a half.
+
+    Raises: OSError when the disk refuses; clear_errors makes one line of it.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # several processes may write one file
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(temporary, path)
