@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ganinv.photos import Photos
-from ganinv.rendered.people import FACTORS, draw_people, name_person
+from ganinv.rendered.factors import FACTORS, draw_people
+from ganinv.rendered.photos import name_person
 from ganinv.training import factors as training
 from ganinv.worlds.truth import (
     audit_judge,

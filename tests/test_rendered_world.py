@@ -8,7 +8,7 @@ import torch
 
 from ganinv.commands import audit_judges, latent_attack, prepare_people
 from ganinv.photos import list_people
-from ganinv.rendered import people
+from ganinv.rendered.factors import FACTORS
 from ganinv.reports.report_file import read_report
 from ganinv.worlds import world as worlds
 from ganinv.worlds.world import load_references, render_references
@@ -33,7 +33,7 @@ def test_a_run_tells_the_truth_and_the_judges_are_audited_against_it(monkeypatch
     common = ["--world=rendered", *BRIEF, "--steps=1", "--out=runs/a"]
     assert run_main(monkeypatch, latent_attack, "--identities=0-4", *common) == 0
     report = read_report("runs/a")
-    names = {people.FACTORS[index].name for index in READABLE}
+    names = {FACTORS[index].name for index in READABLE}
     assert report["factors"].keys() == names and "lpips_face" in report["summary"]  # the photos were rendered
     for place in (report["summary"], report["ceiling"], report["controls"]["another user's photo"]):
         assert place["factor_recovery"]["n"] == 5

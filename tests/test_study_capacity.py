@@ -17,7 +17,8 @@ from ganinv import images
 from ganinv.commands import study_capacity
 from ganinv.judging import verdict
 from ganinv.photos import claim_folder
-from ganinv.rendered import people
+from ganinv.rendered.factors import MOST_SEED
+from ganinv.rendered.photos import make_photos, name_person
 from ganinv.studies import capacity, capacity_curves
 from ganinv.studies.capacity import ATTACKED, Cell
 from ganinv.training import recognizer as training
@@ -95,7 +96,7 @@ def test_no_photo_that_measures_is_trained_on(world):
                 assert not set(chosen) & set(capacity.split_numbers(person, split, PHOTOS))
         assert set(capacity.measuring_numbers(5, PHOTOS)(person)) == set(capacity.split_numbers(person, "test", PHOTOS))
     # the references are those that the world renders, and its folders split
-    references = {f"{people.name_person(3)}/{number:03d}.png" for number in capacity.split_numbers(3, "references", PHOTOS)}
+    references = {f"{name_person(3)}/{number:03d}.png" for number in capacity.split_numbers(3, "references", PHOTOS)}
     assert references == set(render_references(world, [3]).files)
 
 
@@ -103,13 +104,13 @@ def test_users_are_the_first_and_none_is_known_to_a_judge():
     for count in (5, 10, 100, 3000):
         users = capacity.list_users(count)
         assert len(set(users)) == count and tuple(users[:5]) == ATTACKED
-        assert all(user < 100 or 100_000 <= user < people.MOST_SEED for user in users)  # 1000 to 99 999 are the public
+        assert all(user < 100 or 100_000 <= user < MOST_SEED for user in users)  # 1000 to 99 999 are the public
     assert capacity.list_users(3000)[:10] == capacity.list_users(10)
 
 
 def test_stored_photos_are_taken_and_others_rendered_once(tmp_path, monkeypatch):
     stored = tmp_path / "stored"
-    photos = people.make_photos([0], [4])
+    photos = make_photos([0], [4])
     claim_folder(stored, {"shift": 0.0, "resolution": 64})
     (stored / "private" / "000000").mkdir(parents=True)
     images.save(-photos.images(0), stored / "private" / "000000" / "004.png")  # told apart from what would be rendered
@@ -117,7 +118,7 @@ def test_stored_photos_are_taken_and_others_rendered_once(tmp_path, monkeypatch)
     got = cache.load([0, capacity.FIRST_FURTHER], lambda person: [4, 5])
     assert got.person.tolist() == [0, 0, 1, 1] and got.files[0] == "000000/004.png"
     assert (got.pixels[0].int() - (255 - photos.pixels[0].int())).abs().max() <= 1
-    assert torch.equal(got.pixels[2], people.make_photos([capacity.FIRST_FURTHER], [4]).pixels[0])
+    assert torch.equal(got.pixels[2], make_photos([capacity.FIRST_FURTHER], [4]).pixels[0])
     monkeypatch.setattr(capacity, "make_photos", lambda *args, **options: pytest.fail("rendered again"))
     assert torch.equal(cache.load([0, capacity.FIRST_FURTHER], lambda person: [4, 5]).pixels, got.pixels)
     with pytest.raises(ValueError, match="expected photos of 96 px of people without a shift"):

@@ -31,19 +31,20 @@ def run(config: PreparePeople) -> None:
     from tqdm import tqdm
 
     from ganinv.photos import claim_folder
-    from ganinv.rendered import people
+    from ganinv.rendered.factors import FACTORS, FIRST_PUBLIC, check_shift
+    from ganinv.rendered.photos import check_resolution
 
-    if not 0 < config.users <= people.FIRST_PUBLIC or not 0 < config.public < 99_001:
-        raise ValueError(f"expected --users of 1 to {people.FIRST_PUBLIC} and --public of 1 to 99000, got {config}")
+    if not 0 < config.users <= FIRST_PUBLIC or not 0 < config.public < 99_001:
+        raise ValueError(f"expected --users of 1 to {FIRST_PUBLIC} and --public of 1 to 99000, got {config}")
     if min(config.photos_per_user, config.photos_per_public, config.jobs) < 1:
         raise ValueError("expected at least one photo of each person, and one job, got fewer")
-    people.check_resolution(config.resolution)
-    people.check_shift(config.shift, people.FACTORS)
+    check_resolution(config.resolution)
+    check_shift(config.shift, FACTORS)
     device = cli.choose_device(config.device)
     settings = {name: value for name, value in asdict(config).items() if name not in ("out", "device", "jobs")}
     claim_folder(config.out, settings)
     work = [("private", seed, config.photos_per_user, 0.0) for seed in range(config.users)]
-    public = range(people.FIRST_PUBLIC, people.FIRST_PUBLIC + config.public)
+    public = range(FIRST_PUBLIC, FIRST_PUBLIC + config.public)
     work += [("public", seed, config.photos_per_public, config.shift) for seed in public]
     write = partial(write_person, config, str(device))
     with ProcessPoolExecutor(config.jobs, get_context("spawn"), use_one_thread) as pool:
@@ -62,13 +63,13 @@ def use_one_thread() -> None:
 def write_person(config: PreparePeople, device: str, work: tuple[str, int, int, float]) -> None:
     """Writes the photos of one person (group, seed, number of photos, shift), all or none."""
     from ganinv import images
-    from ganinv.rendered import people
+    from ganinv.rendered.photos import make_photos, name_person
 
     group, seed, count, shift = work
-    folder = config.out / group / people.name_person(seed)
+    folder = config.out / group / name_person(seed)
     if folder.is_dir():
         return
-    photos = people.make_photos([seed], count, config.resolution, shift, device=device)
+    photos = make_photos([seed], count, config.resolution, shift, device=device)
     temporary = folder.parent / f".{folder.name}"  # not listed as a person
     temporary.mkdir(parents=True, exist_ok=True)
     for number in range(count):

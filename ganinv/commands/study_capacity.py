@@ -182,7 +182,8 @@ def estimate_cell(config: StudyCapacity, cell) -> float:
 def list_public(config: StudyCapacity) -> list[int]:
     """Returns the public people that targets are trained on: those that judges may be, too."""
     from ganinv.photos import unit_hash
-    from ganinv.rendered.people import FIRST_PUBLIC, name_person
+    from ganinv.rendered.factors import FIRST_PUBLIC
+    from ganinv.rendered.photos import name_person
     from ganinv.training.recipes import RECIPES
 
     low, high = RECIPES["target"].public

@@ -19,9 +19,9 @@ def load_generator(spec: str, device: torch.device | str) -> Generator:
     Raises: ValueError when there is no such file or code, or it gives no prior.
     """
     if spec == "people" and not Path(spec).exists():
-        from ganinv.priors.rendered import People
+        from ganinv.priors.rendered import RenderedPeople
 
-        return freeze(People(), device)
+        return freeze(RenderedPeople(), device)
     code = split_spec(spec)
     if code is None:
         return freeze(load_prior(spec), device)

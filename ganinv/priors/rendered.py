@@ -8,10 +8,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ganinv.rendered.people import FACTORS, PHOTO, check_resolution, render, spread
+from ganinv.rendered.factors import FACTORS, PHOTO, spread
+from ganinv.rendered.photos import check_resolution, render
 
 
-class People(nn.Module):
+class RenderedPeople(nn.Module):
     """Faces of people who do not exist. z and w: standard-normal coordinates of FACTORS and PHOTO, in that order.
 
     w [N,1,w_dim] has no layers of its own: a person and a photo are one vector.

@@ -17,7 +17,7 @@ import torch
 
 from ganinv import images
 from ganinv.photos import MANIFEST, Photos, choose_photos
-from ganinv.rendered.people import make_photos, name_person
+from ganinv.rendered.photos import make_photos, name_person
 
 ATTACKED = (0, 1, 2, 3, 4)  # users of every target, so that cells are compared on the same people
 KNOWN_USERS = 100  # of the world: the classes of its judge

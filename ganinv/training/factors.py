@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ganinv.photos import Photos
-from ganinv.rendered.people import draw_people
+from ganinv.rendered.factors import draw_people
 from ganinv.training.recognizer import RecognizerTraining, fit
 from ganinv.worlds.truth import FactorRegressor, estimate, standardise
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from ganinv.images import resize
 from ganinv.recognizers.cosine import build_backbone
-from ganinv.rendered.people import FACTORS, draw_people
+from ganinv.rendered.factors import FACTORS, draw_people
 from ganinv.weights.cards import read_card
 from ganinv.weights.files import check_tensors, read_tensors, save_weights
 from ganinv.weights.quantisation import quantise

@@ -148,7 +148,7 @@ def load_references(world: World, photos: str | Path) -> Photos:
 
 def render_references(world: World, identities: Sequence[int]) -> Photos:
     """Returns the same photos of users, in order, of a world of people who do not exist: rendered."""
-    from ganinv.rendered.people import make_photos, name_person
+    from ganinv.rendered.photos import make_photos, name_person
 
     parts = []
     for identity in identities:

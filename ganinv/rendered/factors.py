@@ -1,7 +1,7 @@
-"""Faces of people who do not exist: identity factors, photo parameters, and photos of them made from seeds alone.
+"""People who do not exist, as numbers: their identity factors, and the parameters of photos of them, drawn from seeds.
 
-A person is one number a factor of FACTORS, a photo one number a parameter of PHOTO, both in natural units (lengths in
-cm). Person and photo are drawn from their seeds, and rendering.render makes the picture; nothing else is stored.
+A person is one number per factor of FACTORS, a photo one number per parameter of PHOTO, both in natural units (lengths
+in cm). Nothing else is stored: photos.render makes the picture of them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.checkpoint import checkpoint
 
-from ganinv import images
 from ganinv.engine.randomness import seeded
-from ganinv.photos import Photos
 
 MOST_SEED = 2**48  # seeds are whole numbers below it
 FIRST_PUBLIC = 1000  # in a world, people below it are its users, and from it on the public
@@ -131,9 +128,6 @@ PHOTO = (
 )
 
 
-# ---- from seeds to numbers
-
-
 def spread(normal: torch.Tensor, factors: Sequence[Factor], shift: float = 0.0) -> torch.Tensor:
     """Returns values [N,F] in natural units of standard-normal coordinates [N,F], differentiable and monotone.
 
@@ -187,7 +181,7 @@ def draw_photos(people: Sequence[int], photos: Sequence[int]) -> torch.Tensor:
 
 
 def draw_normals(keys: Sequence[tuple], count: int) -> torch.Tensor:
-    """Returns standard-normal numbers [N,count], a row from each key."""
+    """Returns standard-normal numbers [N,count], one row per key."""
     return torch.stack([torch.randn(count, generator=seeded(*key)) for key in keys]) if keys else torch.zeros(0, count)
 
 
@@ -196,82 +190,3 @@ def check_seeds(seeds: Sequence[int], name: str) -> None:
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < MOST_SEED:
             raise ValueError(f"expected a {name} seed of 0 to {MOST_SEED - 1}, got {seed!r}; take a whole number in it")
-
-
-# ---- from numbers to pictures
-
-
-def render(factors: torch.Tensor, photo: torch.Tensor, resolution: int = 64) -> torch.Tensor:
-    """Returns images [N,3,R,R] in [-1,1] of factors [N,F] under photo parameters [N,P], both in natural units.
-
-    Differentiable in both; a row never depends on its neighbours. R: a multiple of 8, 64 to 256. The gradient knows how
-    the outline moves over the background, but not what one part of the head comes to hide of another.
-    Raises: ValueError for another shape or resolution.
-    """
-    from ganinv.rendered.renderer import CHUNK, CHUNK_ACCELERATOR, develop, render_rows
-
-    check_resolution(resolution)
-    if factors.ndim != 2 or factors.shape[1] != len(FACTORS) or photo.shape != (len(factors), len(PHOTO)):
-        raise ValueError(
-            f"expected factors [N,{len(FACTORS)}] and photo parameters [N,{len(PHOTO)}], "
-            f"got {list(factors.shape)} and {list(photo.shape)}"
-        )
-    names = [factor.name for factor in FACTORS + PHOTO]
-
-    def render_part(part: torch.Tensor) -> torch.Tensor:
-        numbers = dict(zip(names, part.split(1, 1), strict=True))
-        return develop(render_rows(numbers, resolution), numbers)
-
-    rows = torch.cat([factors, photo], 1)
-    # a row's intermediate results are a thousand times its picture: with gradients they are computed twice, not kept
-    pictures = [
-        checkpoint(render_part, part, use_reentrant=False) if rows.requires_grad else render_part(part)
-        for part in rows.split(CHUNK if rows.device.type == "cpu" else CHUNK_ACCELERATOR)
-    ]
-    return torch.cat([rows.new_zeros(0, 3, resolution, resolution), *pictures])
-
-
-def check_resolution(resolution: int) -> None:
-    """Raises ValueError unless the side of a picture is a multiple of 8 of 64 to 256 px."""
-    if not isinstance(resolution, int) or resolution % 8 or not 64 <= resolution <= 256:
-        raise ValueError(f"expected a resolution of 64 to 256 px that is a multiple of 8, got {resolution!r}; take 64")
-
-
-@torch.no_grad()
-def make_photos(
-    people: Sequence[int],
-    photos_per_person: int | Sequence[int],
-    resolution: int = 64,
-    shift: float = 0.0,
-    *,
-    device: torch.device | str = "cpu",
-    progress: bool = False,
-) -> Photos:
-    """Returns the photos of people (seeds), person after person; names are those of name_person.
-
-    photos_per_person: how many, from photo seed 0 on, or the photo seeds themselves, such as range(30, 40).
-    Raises: ValueError for a seed, resolution or shift out of range, or when there is nothing to render.
-    """
-    from tqdm import tqdm
-
-    numbers = list(range(photos_per_person) if isinstance(photos_per_person, int) else photos_per_person)
-    people = list(people)
-    check_resolution(resolution)
-    if not people or not numbers:
-        raise ValueError(f"expected at least one person and photo, got {len(people)} people with {len(numbers)} photos each")
-    factors = draw_people(people, shift).to(device)
-    pixels = torch.empty(len(people), len(numbers), 3, resolution, resolution, dtype=torch.uint8)
-    for row, seed in enumerate(tqdm(people, "people", disable=not progress, leave=False)):
-        photo = draw_photos([seed] * len(numbers), numbers).to(device)
-        pixels[row] = images.to_uint8(render(factors[row : row + 1].expand(len(numbers), -1), photo, resolution)).cpu()
-    return Photos(
-        pixels.flatten(0, 1),
-        torch.arange(len(people)).repeat_interleave(len(numbers)),
-        tuple(name_person(seed) for seed in people),
-        tuple(f"{name_person(seed)}/{number:03d}.png" for seed in people for number in numbers),
-    )
-
-
-def name_person(seed: int) -> str:
-    """Returns the name of a person's folder; names sort as seeds do."""
-    return f"{seed:06d}"

@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from ganinv import images
 from ganinv.metrics.faces import detect_faces
 from ganinv.priors.loading import load_generator
-from ganinv.priors.rendered import People
-from ganinv.rendered import people
-from ganinv.rendered.renderer import CENTRE, FRAME
+from ganinv.priors.rendered import RenderedPeople
+from ganinv.rendered.camera import CENTRE, FRAME
+from ganinv.rendered.factors import FACTORS, PHOTO, WINDOW, draw_normals, draw_people, draw_photos, spread, uniform
+from ganinv.rendered.photos import make_photos, render
 
-NAMES = [factor.name for factor in people.FACTORS]
-PHOTO_NAMES = [factor.name for factor in people.PHOTO]
-TABLE = {factor.name: factor for factor in people.FACTORS + people.PHOTO}
+NAMES = [factor.name for factor in FACTORS]
+PHOTO_NAMES = [factor.name for factor in PHOTO]
+TABLE = {factor.name: factor for factor in FACTORS + PHOTO}
 PLAIN = {"noise": 0.0, "blur": 0.0, "glasses": 0.0, "hair_length": 0.0, "background_blobs": 0.0}
 # factor -> where a frontal picture may change: |x| from, to, y from, to; cm, the eyes at y 0
 EYES, MOUTH, LOWER = (0.8, 5.8, -2.2, 2.2), (0, 4.5, -10.5, -4.8), (0, 9, -15, -2)
@@ -69,7 +70,7 @@ def person(**changes: float) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def render_person(resolution: int = 64, **changes: float) -> torch.Tensor:
     """Returns the image [1,3,R,R] of person(**changes)."""
-    return people.render(*person(**changes), resolution)
+    return render(*person(**changes), resolution)
 
 
 def place(resolution: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,23 +83,23 @@ def place(resolution: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_there_are_thirty_factors_with_names_units_and_sound_ranges():
-    assert len(people.FACTORS) >= 30 and len(TABLE) == len(people.FACTORS) + len(people.PHOTO)
+    assert len(FACTORS) >= 30 and len(TABLE) == len(FACTORS) + len(PHOTO)
     for factor in TABLE.values():
         assert factor.low <= factor.mean <= factor.high and factor.spread > 0 and factor.unit and factor.does
 
 
 def test_a_person_depends_on_the_seed_alone():
-    together = people.draw_people([4, 9, 2**48 - 1])
-    assert torch.equal(together[1:2], people.draw_people([9])) and not torch.equal(together[0], together[1])
-    photos = people.draw_photos([4, 4, 9], [0, 1, 0])
-    assert torch.equal(photos[1:2], people.draw_photos([4], [1])) and not torch.equal(photos[0], photos[2])
+    together = draw_people([4, 9, 2**48 - 1])
+    assert torch.equal(together[1:2], draw_people([9])) and not torch.equal(together[0], together[1])
+    photos = draw_photos([4, 4, 9], [0, 1, 0])
+    assert torch.equal(photos[1:2], draw_photos([4], [1])) and not torch.equal(photos[0], photos[2])
 
 
 def test_draws_fill_their_window_and_stay_in_it():
-    drawn = people.draw_people(range(1500)).double()
-    for column, factor in zip(drawn.T, people.FACTORS, strict=True):
-        first = max(factor.low, factor.mean - people.WINDOW * factor.spread)
-        last = min(factor.high, factor.mean + people.WINDOW * factor.spread)
+    drawn = draw_people(range(1500)).double()
+    for column, factor in zip(drawn.T, FACTORS, strict=True):
+        first = max(factor.low, factor.mean - WINDOW * factor.spread)
+        last = min(factor.high, factor.mean + WINDOW * factor.spread)
         assert first - 1e-5 <= column.min() < first + 0.2 * (last - first), factor.name
         assert last - 0.2 * (last - first) < column.max() <= last + 1e-5, factor.name
     tone = drawn[:, NAMES.index("skin_tone")]
@@ -106,9 +107,9 @@ def test_draws_fill_their_window_and_stay_in_it():
 
 
 def test_spread_turns_quantiles_into_quantiles():
-    even = (people.uniform("even", "1", 2.0, 6.0, ""),)  # cut at a half spread to both sides
+    even = (uniform("even", "1", 2.0, 6.0, ""),)  # cut at a half spread to both sides
     z = torch.tensor([[-6.0], [-0.5], [0.0], [6.0]], dtype=torch.float64)
-    values = people.spread(z, even)[:, 0]
+    values = spread(z, even)[:, 0]
     torch.testing.assert_close(values[[0, 2, 3]], torch.tensor([2.0, 4.0, 6.0]).double(), atol=1e-5, rtol=0)
     normal = torch.distributions.Normal(4.0, 4.0)
     share = (normal.cdf(values[1]) - normal.cdf(torch.tensor(2.0))) / (
@@ -118,11 +119,11 @@ def test_spread_turns_quantiles_into_quantiles():
 
 
 def test_a_shift_moves_means_and_ranges_by_so_many_spreads():
-    plain, moved = people.draw_people(range(50)), people.draw_people(range(50), shift=0.5)
+    plain, moved = draw_people(range(50)), draw_people(range(50), shift=0.5)
     for name in ("head_width", "nose_length", "mouth_height"):  # their windows stay within the support
         factor, column = TABLE[name], NAMES.index(name)
         torch.testing.assert_close(moved[:, column] - plain[:, column], torch.full((50,), 0.5 * factor.spread))
-    for column, factor in zip(moved.T, people.FACTORS, strict=True):
+    for column, factor in zip(moved.T, FACTORS, strict=True):
         assert factor.low <= column.min() and column.max() <= factor.high
 
 
@@ -131,22 +132,22 @@ def test_a_shift_moves_means_and_ranges_by_so_many_spreads():
 
 @torch.no_grad()
 def test_a_picture_does_not_depend_on_its_neighbours():
-    factors, photos = people.draw_people(range(5)), people.draw_photos(range(5), [7] * 5)
-    together = people.render(factors, photos)
+    factors, photos = draw_people(range(5)), draw_photos(range(5), [7] * 5)
+    together = render(factors, photos)
     images.check(together)
     assert together.shape == (5, 3, 64, 64) and together.dtype == torch.float32
     for row in (0, 3, 4):
-        alone = people.render(factors[row : row + 1], photos[row : row + 1])
+        alone = render(factors[row : row + 1], photos[row : row + 1])
         torch.testing.assert_close(alone[0], together[row], atol=1e-6, rtol=0)
     assert (together[0] - together[1]).abs().mean() > 0.1
 
 
 def test_photos_are_rendered_person_after_person():
-    photos = people.make_photos([8, 5], range(3, 5))
+    photos = make_photos([8, 5], range(3, 5))
     assert photos.names == ("000008", "000005") and photos.person.tolist() == [0, 0, 1, 1]
     assert photos.files[3] == "000005/004.png" and photos.pixels.dtype == torch.uint8
     with torch.no_grad():
-        expected = people.render(people.draw_people([5]), people.draw_photos([5], [4]))
+        expected = render(draw_people([5]), draw_photos([5], [4]))
     assert torch.equal(photos.pixels[3:], images.to_uint8(expected))
 
 
@@ -163,7 +164,7 @@ def mean_picture():
 
 @pytest.mark.parametrize("name", REGIONS)
 def test_a_factor_changes_what_it_names_and_nothing_far_away(name, mean_picture):
-    high = TABLE[name].mean + people.WINDOW * TABLE[name].spread
+    high = TABLE[name].mean + WINDOW * TABLE[name].spread
     change = (render_person(**{name: min(high, TABLE[name].high)}) - mean_picture).abs().sum(1)[0]
     x, y = place()
     left, right, bottom, top = REGIONS[name]
@@ -208,11 +209,11 @@ SMOOTH = (
 def test_gradients_are_those_of_finite_differences():
     # weights that vary slowly over the picture, so that the sum has few kinks
     weights = F.interpolate(torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(1)), 64, mode="bicubic").double()
-    factors, photo = people.draw_people([0]).double(), people.draw_photos([0], [0]).double()
+    factors, photo = draw_people([0]).double(), draw_photos([0], [0]).double()
     numbers = torch.cat([factors, photo], 1).requires_grad_()
 
     def total(rows):
-        return (people.render(*rows.split((len(NAMES), len(PHOTO_NAMES)), 1)) * weights).sum((1, 2, 3))
+        return (render(*rows.split((len(NAMES), len(PHOTO_NAMES)), 1)) * weights).sum((1, 2, 3))
 
     (gradient,) = torch.autograd.grad(total(numbers).sum(), numbers)
     assert gradient.isfinite().all()
@@ -228,7 +229,7 @@ def test_gradients_are_those_of_finite_differences():
 
 def test_a_face_detector_finds_people_who_do_not_exist():
     pytest.importorskip("facenet_pytorch")
-    photos = people.make_photos(range(300, 308), 1)
+    photos = make_photos(range(300, 308), 1)
     assert (detect_faces(photos.images()) >= 0.9).float().mean() > 0.85
 
 
@@ -238,35 +239,35 @@ def test_a_face_detector_finds_people_who_do_not_exist():
 @pytest.mark.parametrize("seed", [-1, 2**48, 1.5, True, "3"])
 def test_a_seed_out_of_range_is_refused(seed):
     with pytest.raises(ValueError, match=r"expected a person seed of 0 to \d+, got"):
-        people.draw_people([seed])
+        draw_people([seed])
     with pytest.raises(ValueError, match=r"expected a photo seed of 0 to \d+, got"):
-        people.draw_photos([1], [seed])
+        draw_photos([1], [seed])
 
 
 @pytest.mark.parametrize("resolution", [56, 68, 100, 264, 64.0])
 def test_a_size_that_is_not_divisible_by_8_is_refused(resolution):
     with pytest.raises(ValueError, match=r"multiple of 8, got"):
-        people.render(*person(), resolution)
+        render(*person(), resolution)
     with pytest.raises(ValueError, match=r"multiple of 8, got"):
-        people.make_photos([1], 1, resolution)
+        make_photos([1], 1, resolution)
     with pytest.raises(ValueError, match=r"multiple of 8, got"):
-        People(resolution)
+        RenderedPeople(resolution)
 
 
 @pytest.mark.parametrize("shift", [3.0, -0.5, float("nan")])
 def test_a_shift_outside_the_support_is_refused(shift):
     with pytest.raises(ValueError, match="expected a shift of"):
-        people.draw_people([1], shift)
+        draw_people([1], shift)
 
 
 def test_what_does_not_fit_together_is_refused():
     factors, photo = person()
     with pytest.raises(ValueError, match=r"expected factors \[N,\d+\] and photo parameters"):
-        people.render(factors, photo[:, 1:])
+        render(factors, photo[:, 1:])
     with pytest.raises(ValueError, match="one photo seed a person"):
-        people.draw_photos([1, 2], [1])
+        draw_photos([1, 2], [1])
     with pytest.raises(ValueError, match="at least one person and photo"):
-        people.make_photos([1], 0)
+        make_photos([1], 0)
 
 
 # ---- the renderer as a prior
@@ -288,13 +289,11 @@ def test_the_prior_of_people_keeps_the_convention():
 
 @torch.no_grad()
 def test_the_prior_holds_everyone_and_nobody_outside_the_ranges():
-    prior = People()
+    prior = RenderedPeople()
     factors = prior.factors(100 * torch.randn(20, 1, prior.w_dim, generator=torch.Generator().manual_seed(0)))
-    for column, factor in zip(factors.T, people.FACTORS, strict=True):
+    for column, factor in zip(factors.T, FACTORS, strict=True):
         assert factor.low <= column.min() and column.max() <= factor.high
-    z = torch.cat(
-        [people.draw_normals([("person", 6)], len(NAMES)), people.draw_normals([("photo", 6, 2)], len(PHOTO_NAMES))], 1
-    )
-    assert torch.equal(images.to_uint8(prior.synthesize(prior.map(z))), people.make_photos([6], [2]).pixels)
+    z = torch.cat([draw_normals([("person", 6)], len(NAMES)), draw_normals([("photo", 6, 2)], len(PHOTO_NAMES))], 1)
+    assert torch.equal(images.to_uint8(prior.synthesize(prior.map(z))), make_photos([6], [2]).pixels)
     with pytest.raises(ValueError, match=r"expected w of shape \[N,1,\d+\], got \[2, 16\]"):
         prior.synthesize(torch.zeros(2, 16))
