@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from ganinv.priors.loading import load_generator
-from ganinv.priors.stylegan2_pytorch import StyleGAN2PyTorch, build_networks, load_checkpoint, run_generator, save_prior
+from ganinv.priors.stylegan2_pytorch import StyleGAN2PyTorch, build_networks
+from ganinv.priors.stylegan2_pytorch_files import load_checkpoint, save_prior
+from ganinv.priors.stylegan2_pytorch_form import run_generator
 from ganinv.worlds.world import PRETRAINED
 
 ARCHITECTURES = {

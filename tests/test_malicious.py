@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from ganinv.priors.loading import load_generator
-from ganinv.priors.stylegan2_pytorch import build_networks, save_prior
+from ganinv.priors.stylegan2_pytorch import build_networks
+from ganinv.priors.stylegan2_pytorch_files import save_prior
 from ganinv.recognizers.loading import load_recognizer
 from ganinv.weights.cards import read_card
 from ganinv.weights.files import read_tensors

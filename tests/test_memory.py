@@ -17,7 +17,7 @@ from ganinv.judging import memorisation
 from ganinv.judging.memorisation import Memory, recall_training
 from ganinv.judging.verdict import find_judge
 from ganinv.photos import list_people, select_people
-from ganinv.priors.stylegan2_pytorch import save_prior
+from ganinv.priors.stylegan2_pytorch_files import save_prior
 from ganinv.reports.report_file import read_report
 from ganinv.weights.files import read_tensors
 from ganinv.worlds.references import References

@@ -15,7 +15,7 @@ from ganinv.commands import train_recognizer as recognizer_command
 from ganinv.engine.checkpoint import load_state, save_state, truncate_jsonl
 from ganinv.interfaces import FaultError
 from ganinv.photos import Photos, list_people, load_photos
-from ganinv.priors.stylegan2_pytorch import load_checkpoint
+from ganinv.priors.stylegan2_pytorch_files import load_checkpoint
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import load_recognizer
 from ganinv.training import gan, recipes, recognizer

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from ganinv import images
-from ganinv.priors.stylegan2_pytorch import build_networks, save_prior
+from ganinv.priors.stylegan2_pytorch import build_networks
+from ganinv.priors.stylegan2_pytorch_files import save_prior
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import load_recognizer, save_recognizer
 from ganinv.worlds import world as worlds

@@ -37,7 +37,7 @@ def run(config: TrainGan) -> None:
     """Trains, writes the averaged weights with their card, and measures them."""
     from ganinv import images
     from ganinv.priors.loading import load_generator
-    from ganinv.priors.stylegan2_pytorch import save_prior
+    from ganinv.priors.stylegan2_pytorch_files import save_prior
     from ganinv.recognizers.loading import load_recognizer
     from ganinv.training.gan import GanTraining, train_gan
     from ganinv.training.prior_quality import measure_prior

@@ -39,7 +39,7 @@ def load_prior(path: str | Path) -> Generator:
 
     Raises: ValueError when there is no such file, or it cannot be read as one of them.
     """
-    from ganinv.priors import nvidia, rosinality, stylegan2_pytorch
+    from ganinv.priors import nvidia, rosinality, stylegan2_pytorch_files
 
     path = find_checkpoint(path)
     if path.suffix == ".pkl":
@@ -47,4 +47,4 @@ def load_prior(path: str | Path) -> Generator:
     tensors, said = read_tensors(path)
     if rosinality.is_checkpoint(tensors):
         return rosinality.parse_checkpoint(path, tensors)
-    return stylegan2_pytorch.parse_checkpoint(path, tensors, said)
+    return stylegan2_pytorch_files.parse_checkpoint(path, tensors, said)

@@ -34,7 +34,7 @@ def is_checkpoint(tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def parse_checkpoint(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> StyleGAN2:
-    """Returns the averaged generator, on the CPU. tensors: as loading.read_tensors gives them.
+    """Returns the averaged generator, on the CPU. tensors: as weights.files.read_tensors gives them.
 
     The mean w is latent_avg where the file has it, else that of seeded latents. Noise that a file lacks, as some old
     ones do, is drawn, seeded, and said.

@@ -22,7 +22,8 @@ from ganinv.attack.transforms import Chain, Cutout, RandomAffine, RandomLight
 from ganinv.engine.checkpoint import append_jsonl, load_state, restore, save_state, truncate_jsonl
 from ganinv.interfaces import FaultError
 from ganinv.photos import Photos
-from ganinv.priors.stylegan2_pytorch import build_networks, num_layers, run_generator
+from ganinv.priors.stylegan2_pytorch import build_networks, num_layers
+from ganinv.priors.stylegan2_pytorch_form import run_generator
 from ganinv.recognizers.cosine import CosineRecognizer
 
 # whole pixels only: a resampling would blur what the critic sees, and artefacts could hide behind it
