@@ -16,7 +16,7 @@ from safetensors import safe_open
 from ganinv.attack.invert import AttackResult, Cost
 from ganinv.images import to_uint8
 from ganinv.interfaces import FaultError
-from ganinv.judging.verdict import Verdict
+from ganinv.judging.verdict import Judgement, Verdict
 from ganinv.reports import provenance, run_folder
 from ganinv.reports.report_file import read_report
 from ganinv.reports.run_folder import RunFolder, new_folder
@@ -30,7 +30,10 @@ COST = Cost(1.5, 10, 6, 4)
 
 
 def write(folder, verdict=VERDICT, cost=COST):
-    return RunFolder(folder).write_report(method="latent", world="toy", seed=0, identities=(3, 7), verdict=verdict, cost=cost)
+    judgement = Judgement(verdict=verdict)
+    return RunFolder(folder).write_report(
+        method="latent", world="toy", seed=0, identities=(3, 7), judgement=judgement, cost=cost
+    )
 
 
 def test_report_reads_back_as_written_with_the_schema(tmp_path):
@@ -45,7 +48,9 @@ def test_report_reads_back_as_written_with_the_schema(tmp_path):
 
 def test_a_single_identity_has_an_open_interval(tmp_path):
     verdict = Verdict({"lpips": {"mean": 0.5, "ci95": [None, None], "n": 1}}, [{"identity": 3, "lpips": 0.5}], {})
-    RunFolder(tmp_path).write_report(method="m", world="w", seed=0, identities=(3,), verdict=verdict, cost=COST)
+    RunFolder(tmp_path).write_report(
+        method="m", world="w", seed=0, identities=(3,), judgement=Judgement(verdict=verdict), cost=COST
+    )
     assert read_report(tmp_path)["summary"]["lpips"]["ci95"] == [None, None]
 
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from ganinv.images import from_uint8, to_uint8
 from ganinv.interfaces import Recognition
-from ganinv.judging import verdict
-from ganinv.judging.recognitions import Sight
+from ganinv.judging import comparisons
+from ganinv.judging.recognitions import RecognitionCache
 from ganinv.judging.verdict import evaluate
 from ganinv.metrics import faces, perceptual
 from ganinv.metrics.scores import accept_threshold
@@ -98,7 +98,17 @@ def test_verdict_by_hand(face_trunk):
     assert found.summary.keys() == three.keys() - {"identity"} == five.keys() - {"identity"}
     rates = {f"accepted_at_far_1e-{digit}{whose}" for digit in (2, 3, 4) for whose in ("", "_judge")}
     projected = {"acc_at_1_projected", "identity_similarity_projected", "projection_error"}
-    few = {"fid", "kid", "precision", "recall", "density", "coverage", "nearest_training", "copies"}
+    few = {
+        "target_score_transformed",
+        "fid",
+        "kid",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "nearest_training",
+        "copies",
+    }
     assert found.absent.keys() == {"lpips", "taken_for_user", "judges_agree", "factor_recovery"} | rates | projected | few
     # of the pictures of 5 one is its photo, one is at a right angle: squared distances 0 and 2
     for name in ("delta_eval", "delta_face"):
@@ -118,7 +128,7 @@ def test_lpips_is_compared_with_the_nearest_photo_of_the_owner_at_the_images_siz
             assert others.shape[1:] == images.shape[1:]
             return (images[:, None] - others).abs().mean((2, 3, 4)).amin(1)
 
-    monkeypatch.setattr(verdict.perceptual, "lpips_imagenet", Pixels)
+    monkeypatch.setattr(perceptual, "lpips_imagenet", Pixels)
     photos = make_photos((5, 3, 4, 3))
     photos.pixels[1] = 0  # a bad photo of 3 besides the good one
     doubled = Photos(photos.pixels.repeat_interleave(2, 2).repeat_interleave(2, 3), *list(vars(photos).values())[1:])
@@ -140,7 +150,7 @@ def test_a_picture_is_accepted_above_the_threshold_of_impostors():
 
     owners = torch.tensor([2, 3, 4])
     seen = Recognition(torch.stack([rows[16], rows[16], rows[:].mean(0)]), None)  # a photo of 2 is shown for 2 and for 3
-    accepted = verdict.accept(seen, owners, VERIFIER, references, 1e-2)
+    accepted = comparisons.accept(seen, owners, VERIFIER, references, 1e-2)
     assert accepted[0] > 0.9 and accepted[1] < 0.2
     expected = (rows[person == 3] @ rows[16] > threshold).float().mean()
     assert accepted[1] == expected
@@ -148,7 +158,7 @@ def test_a_picture_is_accepted_above_the_threshold_of_impostors():
         accept_threshold(rows, person, 1e-3)
 
 
-def test_judges_decide_by_one_rule_and_their_disagreement_is_told():
+def test_judges_decide_by_one_rule_and_their_disagreement_is_reported():
     person = torch.arange(7).repeat_interleave(25)  # 175 references, each compared with six other people
     noise = 0.05 * torch.randn(175, CLASSES, generator=torch.Generator().manual_seed(0))
     rows = torch.eye(CLASSES)[person] + noise
@@ -216,8 +226,8 @@ def test_a_pattern_falls_to_small_changes_and_a_stripe_does_not():
 
 def test_what_a_prior_redraws_is_judged_again():
     flat = IMAGES.flatten(0, 1)
-    sight = Sight(flat, {"projection": lambda images: stripe(3).expand_as(images)})  # it knows one face
-    found = judge_stripes(sight=sight)
+    recognitions = RecognitionCache(flat, {"projection": lambda images: stripe(3).expand_as(images)})  # it knows one face
+    found = judge_stripes(recognitions=recognitions)
     for name in ("acc_at_1_projected", "identity_similarity_projected"):
         assert [one[name] for one in found.per_identity] == [1, 0]
     # the stripe of 5 moves: eight columns of 32 change by 2
@@ -250,9 +260,9 @@ def test_a_picture_is_looked_at_once_however_often_it_is_shown():
             return super().forward(images)
 
     judge = Judge("judge", Watched(), sees_users=True)
-    sight = Sight(torch.cat([IMAGES.flatten(0, 1), IMAGES.roll(1, 0).flatten(0, 1)]))
-    plain = judge_stripes(judges=(judge, VERIFIER), sight=sight)
-    swapped = judge_stripes(IMAGES.roll(1, 0), judges=(judge, VERIFIER), sight=sight)
+    recognitions = RecognitionCache(torch.cat([IMAGES.flatten(0, 1), IMAGES.roll(1, 0).flatten(0, 1)]))
+    plain = judge_stripes(judges=(judge, VERIFIER), recognitions=recognitions)
+    swapped = judge_stripes(IMAGES.roll(1, 0), judges=(judge, VERIFIER), recognitions=recognitions)
     assert looked[-5:] == [2] * 5  # the stripes 3 and 5, as they are and after four changes
     assert len(looked) == 5 + 2  # and the references of both verdicts
     assert plain.summary == judge_stripes().summary

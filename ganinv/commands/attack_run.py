@@ -19,7 +19,7 @@ from ganinv.attack.invert import draw_pool, invert
 from ganinv.engine.precision import PROBED, Choice, choose_precision, keep_memory, ready_recognizer
 from ganinv.engine.signals import StoppedError, held_signals
 from ganinv.judging.independence import check_independent
-from ganinv.judging.protocol import Court, draw_controls, judge_pictures, print_report
+from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures, print_report
 from ganinv.worlds.world import Assets, load_assets
 
 
@@ -105,7 +105,7 @@ def run_attack(
     from tqdm import tqdm
 
     from ganinv.recognizers.checks import check_recognizer
-    from ganinv.reports.provenance import describe_provenance, tell_differences
+    from ganinv.reports.provenance import describe_provenance, find_differences
     from ganinv.reports.report_file import read_report
     from ganinv.reports.run_folder import RunFolder, new_folder
     from ganinv.reports.tracking import MODES, Tracker
@@ -134,7 +134,7 @@ def run_attack(
         provenance["photos"] = hash_photos(assets.references.photos)
     if config.from_run or config.resume:
         provenance["precision"] = recall_choice(config).describe()
-        differences = tell_differences(config.resume or config.from_run, provenance)
+        differences = find_differences(config.resume or config.from_run, provenance)
         print("\n".join(differences) or "environment: no difference", file=sys.stderr)
         if config.resume and any(line.startswith(("weights", "photos")) for line in differences):
             raise ValueError(f"expected the weights and photos that {config.resume} was begun with, got others (above)")
@@ -182,15 +182,20 @@ def run_attack(
             )  # fmt: skip
         folder.write_result(result)
 
-        court = Court.convene(assets, device)
-        controls = draw_controls(court, result.images, identities, psi=config.psi, seed=config.seed)
+        judging = JudgingAssets.of_run(assets, device)
+        controls = draw_controls(judging, result.images, identities, psi=config.psi, seed=config.seed)
         start = "start picture" if config.space == "pixels" or not config.candidates else "best candidate"
-        judged = judge_pictures(
-            court, result.images, identities, {start: result.first[:, None]} | controls, seed=config.seed,
+        judgement = judge_pictures(
+            judging, result.images, identities, {start: result.first[:, None]} | controls, seed=config.seed,
             choice_scores=result.scores, photos=config.photos,
         )  # fmt: skip
         report = folder.write_report(
-            method=method, world=config.world, seed=config.seed, identities=identities, cost=result.cost, **judged
+            method=method,
+            world=config.world,
+            seed=config.seed,
+            identities=identities,
+            judgement=judgement,
+            cost=result.cost,
         )
         folder.drop_state()
     finally:

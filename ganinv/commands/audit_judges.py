@@ -29,7 +29,7 @@ def run(config: AuditJudges) -> None:
     from ganinv import images
     from ganinv.commands.compare import find_runs, read_run
     from ganinv.engine.files import clear_errors
-    from ganinv.judging.protocol import Court
+    from ganinv.judging.protocol import JudgingAssets
     from ganinv.judging.robustness import Projection, with_projection
     from ganinv.reports.comparison import find_label
     from ganinv.worlds.truth import audit_judge, distance, passing_distance
@@ -61,7 +61,7 @@ def run(config: AuditJudges) -> None:
     strangers = torch.tensor([users[(position[person] + 1) % len(users)] for person in photos.person.tolist()])
     passing = (distance(*assets.truth.compare(photos.images().to(device), strangers)) <= limit).double().mean().item()
     is_user = distance(*assets.truth.compare(pictures, owners)) <= limit
-    prior = Court.convene(assets, device).prior
+    prior = JudgingAssets.of_run(assets, device).prior
     changes = with_projection(Projection(prior, device) if prior else None)
     said, absent = decide(assets, pictures, owners, changes)
     found = {name: audit_judge(says, is_user) for name, says in said.items()}
@@ -87,19 +87,18 @@ def decide(assets, pictures, owners, changes) -> tuple[dict, dict[str, str]]:
     import torch
 
     from ganinv.interfaces import AbsentError
-    from ganinv.judging import verdict
+    from ganinv.judging.comparisons import hits_within, take_for_user
+    from ganinv.judging.verdict import find_judge
     from ganinv.recognizers.recognize import recognize
 
-    judge, verifier = (verdict.find_judge(assets.judges, sees_users=sees) for sees in (True, False))
+    judge, verifier = (find_judge(assets.judges, sees_users=sees) for sees in (True, False))
     changed = [pictures, *(change(pictures) for change in changes.values())]
     rules = {
-        "judge, ranks the user first": lambda images: verdict.hits_within(
-            recognize(judge.recognizer, images), owners, 1
-        ).bool(),
-        "judge, by its embedding": lambda images: verdict.take_for_user(
+        "judge, ranks the user first": lambda images: hits_within(recognize(judge.recognizer, images), owners, 1).bool(),
+        "judge, by its embedding": lambda images: take_for_user(
             recognize(judge.recognizer, images), owners, judge, assets.references
         ),
-        "verifier, by its embedding": lambda images: verdict.take_for_user(
+        "verifier, by its embedding": lambda images: take_for_user(
             recognize(verifier.recognizer, images), owners, verifier, assets.references
         ),
     }

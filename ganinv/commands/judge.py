@@ -41,8 +41,9 @@ def run(config: JudgePictures) -> dict:
     from ganinv.attack.invert import choose_start
     from ganinv.commands.attack_run import hash_photos
     from ganinv.engine.batches import ON_CPU, Batch
+    from ganinv.errors import Absent
     from ganinv.judging.independence import check_independent
-    from ganinv.judging.protocol import Court, draw_controls, judge_pictures, print_report
+    from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures, print_report
     from ganinv.recognizers.checks import check_recognizer
     from ganinv.reports.provenance import describe_provenance
     from ganinv.reports.run_folder import RunFolder, new_folder
@@ -68,8 +69,8 @@ def run(config: JudgePictures) -> dict:
         folder.write_json("provenance.json", provenance)
         folder.write_config(asdict(config) | {"identities": ",".join(map(str, identities))})
         folder.write_pictures(identities, pictures)
-        court = Court.convene(assets, device)
-        controls = draw_controls(court, pictures, identities, psi=config.psi, seed=config.seed)
+        judging = JudgingAssets.of_run(assets, device)
+        controls = draw_controls(judging, pictures, identities, psi=config.psi, seed=config.seed)
         if config.candidates:
             wanted = torch.tensor(identities, device=device)
             z = choose_start(assets.generator, assets.target, wanted, search, config.seed, Batch(ON_CPU))[:, 0]
@@ -77,10 +78,14 @@ def run(config: JudgePictures) -> dict:
                 best = assets.generator.synthesize(assets.generator.map(z, config.psi))
             best = images.from_uint8(images.to_uint8(best)).cpu().contiguous()
             controls = {"best candidate": best[:, None]} | controls
-        judged = judge_pictures(court, pictures, identities, controls, seed=config.seed, photos=config.photos)
-        judged["verdict"].absent["cost"] = "the pictures were made elsewhere"
+        judgement = judge_pictures(judging, pictures, identities, controls, seed=config.seed, photos=config.photos)
         report = folder.write_report(
-            method="judged", world=config.world, seed=config.seed, identities=identities, cost=None, **judged
+            method="judged",
+            world=config.world,
+            seed=config.seed,
+            identities=identities,
+            judgement=judgement,
+            cost=Absent("the pictures were made elsewhere"),
         )
     finally:
         folder.close()

@@ -41,8 +41,8 @@ def check(config: Verify) -> Iterator[tuple[str, str]]:
     from ganinv import images
     from ganinv.cli import parse_identities
     from ganinv.commands.attack_run import hash_photos
-    from ganinv.judging.protocol import Court, judge_pictures
-    from ganinv.reports.provenance import describe_provenance, tell_differences
+    from ganinv.judging.protocol import JudgingAssets, judge_pictures
+    from ganinv.reports.provenance import describe_provenance, find_differences
     from ganinv.reports.report_file import read_report
     from ganinv.weights.files import read_tensors, sha256_file
     from ganinv.worlds.world import load_assets
@@ -68,7 +68,7 @@ def check(config: Verify) -> Iterator[tuple[str, str]]:
     provenance = describe_provenance(report["seed"], device, assets.weight_files(), [])
     if assets.references is not None and assets.references.photos is not None:
         provenance["photos"] = hash_photos(assets.references.photos)
-    differences = [line for line in tell_differences(folder, provenance) if line.startswith(("weights", "photos"))]
+    differences = [line for line in find_differences(folder, provenance) if line.startswith(("weights", "photos"))]
     yield "weights and photos", "; ".join(differences)
 
     latents, _ = read_tensors(folder / "latents.safetensors")
@@ -83,9 +83,8 @@ def check(config: Verify) -> Iterator[tuple[str, str]]:
     )
 
     shown = pictures.view(len(identities), keep, *pictures.shape[1:])
-    verdict = judge_pictures(Court.convene(assets, device), shown, identities, {}, seed=report["seed"], photos=photos)[
-        "verdict"
-    ]
+    judging = JudgingAssets.of_run(assets, device)
+    verdict = judge_pictures(judging, shown, identities, {}, seed=report["seed"], photos=photos).verdict
     for name, entry in report["summary"].items():
         if name == "target_score_transformed":  # of the search's own random transforms
             continue

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from ganinv.judging.verdict import DECISION_FAR, FARS, Verdict, name_rate
+from ganinv.judging.comparisons import DECISION_FAR
+from ganinv.judging.verdict import Verdict
+from ganinv.metrics.catalogue import CATALOGUE, FARS, name_rate
 from ganinv.metrics.scores import identity_rank, template_threshold
 from ganinv.metrics.statistics import sign_flip_p, summarize
 from ganinv.worlds.references import Judge, References
@@ -18,7 +20,11 @@ from ganinv.worlds.references import Judge, References
 if TYPE_CHECKING:
     from ganinv.worlds.truth import Truth
 
-HEADLINES = ("acc_at_1", "identity_similarity")  # the metrics whose difference to the strongest control is told
+
+def strongest_differences(verdict: Verdict, controls: Mapping[str, Verdict], seed: int) -> list[dict]:
+    """Returns strongest_difference of the catalogue's headline metrics, of those that have one."""
+    names = [metric.name for metric in CATALOGUE.values() if metric.headline]
+    return [line for line in (strongest_difference(verdict, controls, name, seed) for name in names) if line]
 
 
 def strongest_difference(verdict: Verdict, controls: Mapping[str, Verdict], metric: str, seed: int) -> dict | None:
@@ -47,7 +53,7 @@ def measure_photos(
 ) -> dict[str, dict]:
     """Returns what the users' own reference photos reach, metric -> {"mean", "ci95", "n"}: the ceiling.
 
-    A photo is compared with the user's others. Only what the stored embeddings tell is there: similarity, acceptance and
+    A photo is compared with the user's others. Only what the stored embeddings say is there: similarity, acceptance and
     decision under each judge, and acc_at_1 where the judge that sees users can classify embeddings; and, of rendered
     people, the factor_recovery of their photos.
     """

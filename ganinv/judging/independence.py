@@ -20,7 +20,7 @@ def declare_judges(judges: Sequence[Judge], files: Mapping[str, Path]) -> list[d
     """Returns one entry a judge: name, knows_users, identities, architecture, seed, sha256, trained_on and overlap.
 
     files: role -> weight file, of the judges by their names and of "target" and "prior"; a role may be missing, or its
-    file be without a card. identities: how many it tells apart, None where it only compares. trained_on: as the judge's
+    file be without a card. identities: how many it has as classes, None where it only compares. trained_on: as the judge's
     card says it. overlap: "target_users", "target_photos_of_users", "target_public_people" and "prior_people", each
     {"share": of them that the judge was trained on, None where nobody said it, "why"}. What no card says is None, never
     taken for nothing.
@@ -118,5 +118,5 @@ def hash_weights(model: object) -> set[str]:
     """Returns a SHA-256 of the float32 values of each tensor of a module that is neither small nor constant."""
     tensors = model.state_dict().values() if isinstance(model, nn.Module) else ()
     large = [tensor.detach().float().cpu() for tensor in tensors if tensor.numel() >= SMALL and tensor.is_floating_point()]
-    telling = [tensor.contiguous() for tensor in large if tensor.min() < tensor.max()]
-    return {hashlib.sha256(memoryview(tensor.numpy()).cast("B")).hexdigest() for tensor in telling}
+    varied = [tensor.contiguous() for tensor in large if tensor.min() < tensor.max()]
+    return {hashlib.sha256(memoryview(tensor.numpy()).cast("B")).hexdigest() for tensor in varied}

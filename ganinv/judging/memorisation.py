@@ -1,6 +1,6 @@
-"""The memory of the prior: is a picture near the user, or near a photo that the prior was trained on?
+"""Memorisation: is a picture near the user, or near a photo that the prior was trained on?
 
-Photos are told by their number in the sorted list of the training photos, and never shown.
+Photos are named by their number in the sorted list of the training photos, and never shown.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ RULE = (
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What a judge sees in the prior's training photos: embeddings [M,D], and the cosine above which a picture is a copy."""
+class TrainingPhotos:
+    """The photos that the prior was trained on, as a judge sees them.
+
+    embeddings: [M,D]; threshold: the cosine above which a picture is a copy of one.
+    """
 
     embeddings: torch.Tensor
     threshold: float
 
     def nearest(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Returns the cosine [N] of embeddings [N,D] to the nearest training photo."""
+        """Returns the cosine [N] of embeddings [N,D] to the nearest of them."""
         return nearest_photo(pictures, self.embeddings)[0]
 
     def describe(self, pictures: torch.Tensor, own: torch.Tensor, places: list[dict]) -> dict:
@@ -48,20 +51,20 @@ class Memory:
         pictures: embeddings [N,D]; own: [N], the cosine to the nearest photo of its user; places: {"identity", "k"} of each.
         """
         similarity, number = nearest_photo(pictures, self.embeddings)
-        told = zip(places, number.tolist(), similarity.tolist(), own.tolist(), strict=True)
+        rows = zip(places, number.tolist(), similarity.tolist(), own.tolist(), strict=True)
         return {
             "photos": len(self.embeddings),
             "threshold": self.threshold,
             "rule": RULE,
             "pictures": [
                 place | {"photo": photo, "similarity": near, "own": theirs, "copy": near > self.threshold}
-                for place, photo, near, theirs in told
+                for place, photo, near, theirs in rows
             ],
         }
 
 
-def recall_training(assets: Assets, photos: str, verifier: Judge | None, device: torch.device) -> Memory:
-    """Returns the memory of the run's prior, which must be the world's own; its embeddings are kept in a cache.
+def find_training_photos(assets: Assets, photos: str, verifier: Judge | None, device: torch.device) -> TrainingPhotos:
+    """Returns the training photos of the run's prior, which must be the world's own; their embeddings are kept in a cache.
 
     photos: the world's photo folder. Raises: AbsentError saying what is missing.
     """
@@ -89,7 +92,7 @@ def recall_training(assets: Assets, photos: str, verifier: Judge | None, device:
         raise
     except (ValueError, OSError) as error:  # a photo that cannot be read must not cost the run its report
         raise AbsentError(f"needs the photos that the prior was trained on ({error})") from error
-    return Memory(embeddings, find_threshold(assets.references, verifier, embeddings))
+    return TrainingPhotos(embeddings, find_threshold(assets.references, verifier, embeddings))
 
 
 def find_threshold(references: References, verifier: Judge, embeddings: torch.Tensor) -> float:
@@ -99,7 +102,7 @@ def find_threshold(references: References, verifier: Judge, embeddings: torch.Te
     """
     rows = references.embeddings[verifier.name]
     if len(rows) < LEAST:
-        raise AbsentError(f"needs at least {LEAST} references to tell a copy, got {len(rows)}")
+        raise AbsentError(f"needs at least {LEAST} references to know a copy by, got {len(rows)}")
     return nearest_photo(rows, embeddings)[0].double().quantile(COPY_SHARE).item()
 
 

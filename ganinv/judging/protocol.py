@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,36 +10,31 @@ from dataclasses import dataclass
 import torch
 
 from ganinv.engine.randomness import seeded
-from ganinv.interfaces import AbsentError
+from ganinv.errors import Absent, AbsentError
+from ganinv.judging.comparisons import similarity_to_nearest
 from ganinv.judging.controls import measure_photos
 from ganinv.judging.independence import declare_judges
-from ganinv.judging.memorisation import Memory, recall_training
-from ganinv.judging.recognitions import Sight
+from ganinv.judging.memorisation import TrainingPhotos, find_training_photos
+from ganinv.judging.recognitions import RecognitionCache
 from ganinv.judging.robustness import MILD, Projection, with_projection
-from ganinv.judging.verdict import Verdict, evaluate, find_judge, similarity_to_nearest
+from ganinv.judging.verdict import Judgement, Verdict, evaluate, find_judge, list_places
+from ganinv.metrics.catalogue import CATALOGUE
 from ganinv.priors.loading import load_generator
 from ganinv.weights.files import sha256_file
 from ganinv.worlds.world import Assets
 
-SHOWN = (
-    *("target_score", "target_score_transformed", "judge_score", "acc_at_1", "acc_at_5", "acc_at_1_perturbed"),
-    *("identity_similarity", "identity_similarity_perturbed", "accepted_at_far_1e-2", "accepted_at_far_1e-3"),
-    *("acc_at_1_projected", "identity_similarity_projected", "taken_for_user", "judges_agree", "target_judge_gap"),
-    *("face_detected", "lpips", "lpips_face", "factor_recovery"),
-)
-
 
 @dataclass(frozen=True)
-class Court:
-    """Who judges: a run's assets, and the world's own prior, through which pictures are projected whoever made them."""
+class JudgingAssets:
+    """What judges need: a run's assets, and the world's own prior, through which pictures are projected whoever made them."""
 
     assets: Assets
     prior: torch.nn.Module | None
     device: torch.device
 
     @classmethod
-    def convene(cls, assets: Assets, device: torch.device) -> Court:
-        """Returns the court of a run; without a prior where the world has no such file."""
+    def of_run(cls, assets: Assets, device: torch.device) -> JudgingAssets:
+        """Returns what the judges of a run need; without a prior where the world has no such file."""
         file = assets.world.file("prior")
         if assets.generator is not None and assets.files.get("prior") == file:
             return cls(assets, assets.generator, device)
@@ -46,7 +42,7 @@ class Court:
 
 
 def judge_pictures(
-    court: Court,
+    judging: JudgingAssets,
     images: torch.Tensor,
     identities: Sequence[int],
     controls: Mapping[str, torch.Tensor],
@@ -54,57 +50,62 @@ def judge_pictures(
     seed: int,
     choice_scores: torch.Tensor | None = None,
     photos: str = "",
-) -> dict:
-    """Returns what RunFolder.write_report needs of the judges: verdict, controls, ceiling, judges, type_i, seconds.
+) -> Judgement:
+    """Returns all that the judges say of a run's pictures.
 
     images: [T,K,3,R,R] in [-1,1]; controls: name -> pictures [T,K or 1,3,R,R] that no search made for these identities;
     choice_scores: see verdict.evaluate; photos: the folder of --photos, "" for none.
     """
     began = time.perf_counter()
-    assets, device = court.assets, court.device
-    projection = Projection(court.prior, device) if court.prior is not None else None
+    assets, device = judging.assets, judging.device
+    projection = Projection(judging.prior, device) if judging.prior is not None else None
     shown = [pictures.flatten(0, 1) for pictures in (images, *controls.values())]
-    sight = Sight(torch.cat(shown).to(device), with_projection(projection))
-
-    memory: Memory | str
+    recognitions = RecognitionCache(torch.cat(shown).to(device), with_projection(projection))
+    training: TrainingPhotos | Absent
     try:
-        memory = recall_training(assets, photos, find_judge(assets.judges, sees_users=False), device)
+        training = find_training_photos(assets, photos, find_judge(assets.judges, sees_users=False), device)
     except AbsentError as error:
-        memory = str(error)
+        training = Absent(str(error))
 
     def evaluate_one(pictures: torch.Tensor, scores: torch.Tensor | None = None) -> Verdict:
         return evaluate(
             pictures.to(device), identities, assets.target, assets.judges, assets.references, seed=seed,
-            face_trunk=assets.world.file("lpips_face"), choice_scores=scores, truth=assets.truth, sight=sight, memory=memory,
+            face_trunk=assets.world.file("lpips_face"), choice_scores=scores, truth=assets.truth,
+            recognitions=recognitions, training=training,
         )  # fmt: skip
 
-    verdict = evaluate_one(images, choice_scores)
-    return {
-        "verdict": verdict,
-        "memory": tell_memory(memory, assets, sight, images.to(device), identities),
-        "controls": {name: evaluate_one(pictures) for name, pictures in controls.items()},
-        "ceiling": measure_photos(assets.judges, assets.references, identities, seed, assets.truth),
-        "factors": tell_factors(assets, images, identities),
-        "judges": declare_judges(assets.judges, assets.files),
-        "type_i": describe_test(court, projection),
-        "photos": choose_photos(assets, identities),
-        "seconds": time.perf_counter() - began,
-    }
+    judgement = Judgement(
+        verdict=evaluate_one(images, choice_scores),
+        memorisation=describe_memorisation(training, assets, recognitions, images.to(device), identities),
+        controls={name: evaluate_one(pictures) for name, pictures in controls.items()},
+        ceiling=measure_photos(assets.judges, assets.references, identities, seed, assets.truth),
+        factors=describe_factors(assets, images, identities),
+        judges=declare_judges(assets.judges, assets.files),
+        type_i=describe_test(judging, projection),
+        photos=choose_photos(assets, identities),
+    )
+    return dataclasses.replace(judgement, seconds=time.perf_counter() - began)
 
 
-def tell_memory(memory: Memory | str, assets: Assets, sight: Sight, images: torch.Tensor, identities: Sequence[int]) -> dict:
-    """Returns the nearest training photo of each picture, as memory.Memory.describe tells it; {} without a memory."""
-    if isinstance(memory, str):
+def describe_memorisation(
+    training: TrainingPhotos | Absent,
+    assets: Assets,
+    recognitions: RecognitionCache,
+    images: torch.Tensor,
+    identities: Sequence[int],
+) -> dict:
+    """Returns the nearest training photo of each picture, see TrainingPhotos.describe; {} without training photos."""
+    if isinstance(training, Absent):
         return {}
     verifier = find_judge(assets.judges, sees_users=False)
-    seen = sight(verifier.recognizer, images.flatten(0, 1))
-    places = [{"identity": int(identity), "k": k} for identity in identities for k in range(images.shape[1])]
+    seen = recognitions(verifier.recognizer, images.flatten(0, 1))
+    places = list_places(identities, images.shape[1])
     owners = torch.tensor([place["identity"] for place in places])
     try:
         own = similarity_to_nearest(seen, owners, verifier, assets.references)
-    except AbsentError:  # a user without references, which the verdict says
+    except AbsentError:  # a user without references, as the verdict says
         return {}
-    return memory.describe(seen.embeddings, own, places)
+    return training.describe(seen.embeddings, own, places)
 
 
 def choose_photos(assets: Assets, identities: Sequence[int]) -> dict[int, torch.Tensor]:
@@ -116,30 +117,30 @@ def choose_photos(assets: Assets, identities: Sequence[int]) -> dict[int, torch.
     return {identity: rows[0] for identity, rows in own.items() if len(rows)}
 
 
-def describe_test(court: Court, projection: Projection | None) -> dict:
+def describe_test(judging: JudgingAssets, projection: Projection | None) -> dict:
     """Returns what the pictures were tested with: the changes, and the projection with the SHA-256 of its prior."""
-    told: dict = {"changes": list(MILD), "projection": None}
+    test: dict = {"changes": list(MILD), "projection": None}
     if projection is not None:
-        file = court.assets.world.file("prior")
-        told["projection"] = projection.describe() | {"prior_sha256": sha256_file(file)}
-    return told
+        file = judging.assets.world.file("prior")
+        test["projection"] = projection.describe() | {"prior_sha256": sha256_file(file)}
+    return test
 
 
 def draw_controls(
-    court: Court, images: torch.Tensor, identities: Sequence[int], *, psi: float, seed: int
+    judging: JudgingAssets, images: torch.Tensor, identities: Sequence[int], *, psi: float, seed: int
 ) -> dict[str, torch.Tensor]:
     """Returns pictures [T,K or 1,3,R,R] that no search made for these identities, by the control's name.
 
     images: [T,K,3,R,R], each shown for another user; psi: truncation of the random samples of the prior.
     """
-    assets, controls = court.assets, {}
+    assets, controls = judging.assets, {}
     if len(images) > 1:
         controls["another user's reconstruction"] = images.roll(1, 0)
-    generator = assets.generator or court.prior
+    generator = assets.generator or judging.prior
     if generator is not None:
         z = torch.randn(len(images), generator.z_dim, generator=seeded(seed, "control"))
         with torch.no_grad():
-            w = generator.map(z.to(court.device), psi)
+            w = generator.map(z.to(judging.device), psi)
             controls["random sample of the prior"] = generator.synthesize(w).clamp(-1, 1)[:, None].cpu()
     if assets.truth is not None and len(identities) > 1:  # of rendered people; what the truth says of strangers
         photos = assets.references.photos
@@ -148,7 +149,7 @@ def draw_controls(
     return controls
 
 
-def tell_factors(assets: Assets, images: torch.Tensor, identities: Sequence[int]) -> dict[str, dict[str, float]]:
+def describe_factors(assets: Assets, images: torch.Tensor, identities: Sequence[int]) -> dict[str, dict[str, float]]:
     """Returns, for each factor that can be read off a photo, how much of it the reconstructions recover over all users,
     and the users' own photos ("ceiling"); {} for real people."""
     if assets.truth is None:
@@ -163,8 +164,8 @@ def tell_factors(assets: Assets, images: torch.Tensor, identities: Sequence[int]
 
 def print_report(report: dict, path) -> None:
     """Prints the summary, a line a metric, what is absent and why, and where the files are."""
-    for name in SHOWN:
-        if name in report["summary"]:
+    for name, metric in CATALOGUE.items():
+        if metric.printed and name in report["summary"]:
             entry = report["summary"][name]
             low, high = entry["ci95"]
             interval = f"   95% interval {low:.3f} to {high:.3f}" if low is not None else ""

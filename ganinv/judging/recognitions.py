@@ -13,7 +13,7 @@ from ganinv.judging.robustness import MILD, Change
 from ganinv.recognizers.recognize import recognize
 
 
-class Sight:
+class RecognitionCache:
     """What recognizers say of pictures [N,3,R,R] and of their changes, found for all together and once for each picture.
 
     Controls show reconstructions again, for other users; a batch of all is faster than one a control.

@@ -101,7 +101,7 @@ class Projection:
         return image_convention.from_uint8(image_convention.to_uint8(drawn)).contiguous()
 
     def describe(self) -> dict:
-        """Returns the settings, as a report tells them."""
+        """Returns the settings, as a report states them."""
         return {"space": "w_plus", "distance": "squared pixels over a pyramid of halved sides", **asdict(self.search)}
 
 

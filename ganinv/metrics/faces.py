@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from PIL import Image
 
 from ganinv import images as image_convention
 from ganinv.interfaces import AbsentError
-
-if TYPE_CHECKING:
-    pass
 
 FACE_SIDE = 160  # px to which a reconstruction is enlarged for the face detector
 
@@ -27,8 +22,8 @@ def detect_faces(images: torch.Tensor) -> torch.Tensor:
 
     Each image is enlarged to 160 px and framed by 40 px of mid-grey, and faces below 40 px are not looked for. Measured
     on 200 tight greyscale photos at 64 px: all found, mean 0.998; upside down 0.10 (0.12 without the frame; with
-    repeated or reflected edges a face in 40 was missed in a first sample); 0 on noise. It tells a face from none, and
-    says little of how good the face is.
+    repeated or reflected edges a face in 40 was missed in a first sample); 0 on noise. It separates faces from
+    none, and says little of how good the face is.
     Raises: AbsentError when facenet-pytorch is not installed.
     Source: Zhang et al. 2016, Joint Face Detection and Alignment using Multitask Cascaded Convolutional Networks.
     """

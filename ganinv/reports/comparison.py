@@ -13,38 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ganinv.metrics.catalogue import CATALOGUE
 from ganinv.metrics.statistics import holm, sign_flip_p, summarize, users_needed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METRICS = {  # metric -> which direction is better
-    "target_score": "higher",
-    "judge_score": "higher",
-    "acc_at_1": "higher",
-    "acc_at_5": "higher",
-    "acc_at_1_perturbed": "higher",
-    "acc_at_1_projected": "higher",
-    "taken_for_user": "higher",
-    "identity_similarity": "higher",
-    "identity_similarity_perturbed": "higher",
-    "identity_similarity_projected": "higher",
-    "accepted_at_far_1e-2": "higher",
-    "accepted_at_far_1e-3": "higher",
-    "accepted_at_far_1e-4": "higher",
-    "identity_similarity_judge": "higher",
-    "delta_eval": "lower",
-    "delta_face": "lower",
-    "knowledge_extraction": "higher",
-    "face_detected": "higher",
-    "lpips": "lower",
-    "lpips_face": "lower",
-    "factor_recovery": "higher",
-}
-TESTED = (
-    *("acc_at_1", "acc_at_1_projected", "taken_for_user", "identity_similarity", "identity_similarity_projected"),
-    "factor_recovery",
-)
+METRICS = {name: metric.direction for name, metric in CATALOGUE.items() if metric.compared}  # which direction is better
+TESTED = tuple(name for name, metric in CATALOGUE.items() if metric.tested)
 ARROWS = {"higher": "↑", "lower": "↓"}
 # what may differ between runs of one method: it changes no reconstruction, or is the seed itself, or is compared apart
 PASSED_OVER = (

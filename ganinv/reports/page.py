@@ -16,60 +16,13 @@ from pathlib import Path
 import torch
 
 from ganinv import images as image_convention
+from ganinv.metrics.catalogue import BOTH, CATALOGUE, NEVER_MET, SURVIVES
 from ganinv.reports.provenance import flat_entries
 
 LEVEL = 0.05  # of p, at or below which chance is called no explanation
 CHART = (640, 220)  # px, of the curve of the target's score
 LONGEST_CURVE = 200  # points a curve; more are not seen at that width
 
-# group -> metric -> what it is, in words; a metric that is in no group stands under "Other"
-GROUPS = {
-    "What the attack maximised": {
-        "target_score": "the attacked recognizer's own score of the user, 0 to 1",
-        "target_score_transformed": "the same, mean over random crops, turns and mirrors",
-        "target_judge_gap": "by how much it exceeds the score of the judge that knows the users",
-    },
-    "Judge that knows the users": {
-        "judge_score": "its score of the user, 0 to 1",
-        "judge_rank": "the user's rank among all users, 1 is best",
-        "acc_at_1": "share of pictures in which the user ranks first",
-        "acc_at_5": "share in which the user is among the first five",
-        "identity_similarity_judge": "mean cosine to the user's photos, -1 to 1",
-        "accepted_at_far_1e-2_judge": "share of the user's photos accepted as the same person; 1 in 100 strangers passes",
-        "accepted_at_far_1e-3_judge": "the same; 1 in 1000 strangers passes",
-        "accepted_at_far_1e-4_judge": "the same; 1 in 10000 strangers passes",
-        "delta_eval": "squared distance to the nearest photo of the user, 0 to 4, less is nearer",
-    },
-    "Judge that never met the users": {
-        "identity_similarity": "mean cosine to the user's photos, -1 to 1",
-        "accepted_at_far_1e-2": "share of the user's photos accepted as the same person; 1 in 100 strangers passes",
-        "accepted_at_far_1e-3": "the same; 1 in 1000 strangers passes",
-        "accepted_at_far_1e-4": "the same; 1 in 10000 strangers passes",
-        "delta_face": "squared distance to the nearest photo of the user, 0 to 4, less is nearer",
-        "knowledge_extraction": "share of the user's photos named right by what learnt from the pictures alone",
-    },
-    "Both judges": {
-        "taken_for_user": "share of pictures that both take for the user, by a rule that 1 in 100 strangers passes",
-        "judges_agree": "share of pictures on which they agree",
-    },
-    "What survives": {
-        "acc_at_1_perturbed": "user first in the picture and after JPEG, blur, crop and noise",
-        "identity_similarity_perturbed": "the lowest cosine over the same",
-        "acc_at_1_projected": "user first after a prior of faces drew the picture anew",
-        "identity_similarity_projected": "cosine after the same",
-        "projection_error": "how far the prior's drawing is from the picture, root mean square of pixels in [-1,1]",
-    },
-    "The picture": {
-        "face_detected": "a face detector's probability of a face",
-        "lpips": "perceptual distance to the nearest photo of the user (LPIPS), less is nearer",
-        "lpips_face": "the same over a trunk trained on faces, not to be compared with LPIPS",
-        "precision": "share of pictures within reach of the user's photos",
-        "recall": "share of the user's photos within reach of the pictures",
-        "density": "how densely the user's photos reach the pictures",
-        "coverage": "share of the user's photos that reach a picture",
-    },
-    "The truth, of rendered people": {"factor_recovery": "share of the person's true factors in the picture, 1 is all"},
-}
 CONTROLS = {  # a control's name -> what it is, in a sentence
     "best candidate": "the best of many random faces",
     "start picture": "the picture that the search began with",
@@ -235,7 +188,8 @@ def render_page(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor
         users=make_users(folder, report, photos or {}),
         shows_photos=bool(photos),
         groups=make_groups(report),
-        opened=OPEN,
+        opened=(BOTH, NEVER_MET, SURVIVES),  # groups that a reader sees without a click
+        cards={name: metric.card for name, metric in CATALOGUE.items() if metric.card},
         controls={name: name_control(name) for name in report.get("controls", {})},
         chart=draw_curves(read_steps(folder)),
         provenance=provenance,
@@ -247,13 +201,8 @@ def make_tiles(report: Mapping) -> list[dict]:
     """Returns the numbers of the first screen: what, number, what to hold it against."""
     summary, ceiling = report["summary"], report.get("ceiling", {})
     tiles = []
-    for metric, what in (
-        ("acc_at_1", "named right by a judge that knows the users"),
-        ("taken_for_user", "taken for the user by both judges"),
-        ("acc_at_1_perturbed", "still named right after small changes"),
-        ("acc_at_1_projected", "still named right when a face model draws it anew"),
-    ):
-        if metric not in summary:
+    for metric, entry in CATALOGUE.items():
+        if not entry.tile or metric not in summary:
             continue
         others = {name: control[metric]["mean"] for name, control in report.get("controls", {}).items() if metric in control}
         beside = []
@@ -263,7 +212,7 @@ def make_tiles(report: Mapping) -> list[dict]:
         if metric in ceiling:
             beside.append(f"the users' own photos: {ceiling[metric]['mean']:.0%}")
         number = count_users(summary[metric]["mean"], summary[metric]["n"], noun="")
-        tiles.append({"number": number, "what": what, "beside": beside})
+        tiles.append({"number": number, "what": entry.tile, "beside": beside})
     return tiles
 
 
@@ -302,28 +251,20 @@ def say_taken(pictures: Sequence[Mapping]) -> str:
 
 
 def make_groups(report: Mapping) -> dict[str, list[dict]]:
-    """Returns group -> rows of the table: a metric, its words, and its entries; what is absent is told apart."""
-    known = {metric for group in GROUPS.values() for metric in group}
-    groups = GROUPS | {"Other": {metric: "" for metric in report["summary"] if metric not in known}}
-    made = {}
-    for group, metrics in groups.items():
-        rows = [
-            {
-                "metric": metric,
-                "words": words,
-                "ours": report["summary"][metric],
-                "controls": [control.get(metric) for control in report.get("controls", {}).values()],
-                "ceiling": report.get("ceiling", {}).get(metric),
+    """Returns group -> rows of the table: a metric, its words, and its entries; what is absent is said apart."""
+    made: dict[str, list[dict]] = {}
+    for name in [*CATALOGUE, *(name for name in report["summary"] if name not in CATALOGUE)]:
+        if name in report["summary"]:
+            metric = CATALOGUE.get(name)  # a report of another version may have metrics of its own
+            row = {
+                "metric": name,
+                "words": metric.words if metric else "",
+                "ours": report["summary"][name],
+                "controls": [control.get(name) for control in report.get("controls", {}).values()],
+                "ceiling": report.get("ceiling", {}).get(name),
             }
-            for metric, words in metrics.items()
-            if metric in report["summary"]
-        ]
-        if rows:
-            made[group] = rows
+            made.setdefault(metric.group if metric else "Other", []).append(row)
     return made
-
-
-OPEN = ("Both judges", "Judge that never met the users", "What survives")  # groups that a reader sees without a click
 
 
 def draw_curves(steps: Sequence[Mapping]) -> dict | None:

@@ -8,16 +8,12 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 import ganinv
-from ganinv.weights.files import sha256_file
-
-if TYPE_CHECKING:
-    pass
 from ganinv.engine.files import clear_errors, plain
+from ganinv.weights.files import sha256_file
 
 PACKAGES = (
     *("torch", "torchvision", "numpy", "pillow", "safetensors", "stylegan2-pytorch"),
@@ -36,7 +32,7 @@ def describe_provenance(
     hashes = {}
     for role, path in weights.items():
         with clear_errors(path, ValueError, "read"):
-            # the name alone: a folder tells of the machine, and the SHA-256 says which file it is
+            # the name alone: a folder says something of the machine, and the SHA-256 says which file it is
             hashes[role] = {"file": Path(path).name, "sha256": sha256_file(path)}
     return {
         "version": ganinv.__version__,
@@ -55,7 +51,7 @@ def describe_provenance(
     }
 
 
-def tell_differences(folder: str | Path, provenance: Mapping) -> list[str]:
+def find_differences(folder: str | Path, provenance: Mapping) -> list[str]:
     """Returns one line for each entry in which a run's provenance.json and this one differ, arguments apart.
 
     Raises: ValueError when the folder holds no readable provenance.json.

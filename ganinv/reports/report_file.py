@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 COST_KEYS = ("seconds", "images_evaluated", "gradient_queries", "score_queries")
 
@@ -33,8 +29,8 @@ def check_report(report: object, file: str | Path) -> dict:
 
     Keys: method, world, identities, seed, summary (metric -> mean, ci95 [low, high] or [null, null], n), per_identity
     (one dict each, in the order of identities), cost, absent (metric -> reason), files (path -> SHA-256),
-    headline, controls and ceiling (see ganinv.controls), judges (see ganinv.declaration), pictures (see Verdict), type_i,
-    sets, factors; those from files on may be missing.
+    headline, controls and ceiling (see judging.controls), judges (see judging.independence), pictures (see Verdict),
+    type_i, sets, factors, memory; those from files on may be missing.
     A metric is in summary and in all of per_identity, or in absent; the numbers of cost are all None where cost is absent.
     Raises: ValueError naming the file and the first key that breaks it.
     """

@@ -18,13 +18,16 @@ import torch
 
 from ganinv import images as image_convention
 from ganinv.engine.checkpoint import load_state, save_state, truncate_jsonl
+from ganinv.engine.files import clear_errors, encode, plain
+from ganinv.errors import Absent
+from ganinv.judging.controls import strongest_differences
+from ganinv.reports.page import render_page
+from ganinv.reports.report_file import COST_KEYS, check_report
 from ganinv.weights.files import sha256_file
 
 if TYPE_CHECKING:
     from ganinv.attack.invert import AttackResult, Cost
-    from ganinv.judging.verdict import Verdict
-from ganinv.engine.files import clear_errors, encode, plain
-from ganinv.reports.report_file import COST_KEYS, check_report
+    from ganinv.judging.verdict import Judgement
 
 
 class RunFolder:
@@ -116,29 +119,15 @@ class RunFolder:
         world: str,
         seed: int,
         identities: Sequence[int],
-        verdict: Verdict,
-        cost: Cost | None,
-        controls: Mapping[str, Verdict] | None = None,
-        ceiling: Mapping[str, Mapping] | None = None,
-        judges: Sequence[Mapping] = (),
-        type_i: Mapping | None = None,
-        memory: Mapping | None = None,
-        factors: Mapping[str, Mapping] | None = None,
-        photos: Mapping[int, torch.Tensor] | None = None,
-        seconds: float = 0.0,
+        judgement: Judgement,
+        cost: Cost | Absent,
     ) -> dict:
         """Returns the report after writing it as report.json, whose schema is check_report, and report.html.
 
-        cost: None where the pictures were made elsewhere, which verdict.absent then says under "cost"; controls: name ->
-        verdict on its pictures; ceiling: what the users' own photos reach, metric -> summary; judges: as
-        declaration.declare_judges tells them; type_i: what the pictures were tested with; memory: as Memory.describe tells
-        it; factors: of rendered people, factor -> {"recovery", "ceiling"}; photos: identity -> image to show,
-        where nobody is real; seconds: that the verdict took.
+        cost: Absent where the pictures were made elsewhere.
         """
-        from ganinv.judging.controls import HEADLINES, strongest_difference
-        from ganinv.reports.page import render_page
-
-        headline = [strongest_difference(verdict, controls or {}, metric, seed) for metric in HEADLINES]
+        verdict, controls = judgement.verdict, judgement.controls
+        unknown = {"cost": cost.reason} if isinstance(cost, Absent) else {}
         report = {
             "method": method,
             "world": world,
@@ -146,23 +135,23 @@ class RunFolder:
             "seed": seed,
             "summary": verdict.summary,
             "per_identity": verdict.per_identity,
-            "cost": {key: getattr(cost, key, None) for key in COST_KEYS} | {"verdict_seconds": seconds},
-            "absent": verdict.absent,
-            "headline": [line for line in headline if line],
-            "controls": {name: control.summary for name, control in (controls or {}).items()},
-            "ceiling": dict(ceiling or {}),
-            "judges": list(judges),
-            "factors": dict(factors or {}),
+            "cost": {key: getattr(cost, key, None) for key in COST_KEYS} | {"verdict_seconds": judgement.seconds},
+            "absent": verdict.absent | unknown,
+            "headline": strongest_differences(verdict, controls, seed),
+            "controls": {name: control.summary for name, control in controls.items()},
+            "ceiling": judgement.ceiling,
+            "judges": judgement.judges,
+            "factors": judgement.factors,
             "pictures": verdict.pictures,
-            "type_i": dict(type_i or {}),
-            "memory": dict(memory or {}),
+            "type_i": judgement.type_i,
+            "memory": judgement.memorisation,
             "sets": verdict.sets,
             "files": self.hash_files(),
         }
         text = encode(report, "report.json", indent=2)  # first, so that a value that is not finite is called that
         check_report(report, self.path / "report.json")
         with clear_errors(self.path, verb="read"):
-            page = render_page(self.path, report, photos)
+            page = render_page(self.path, report, judgement.photos)
         self.write_bytes("report.html", page.encode())
         self.write_bytes("report.json", text.encode())
         return report

@@ -32,6 +32,7 @@ from pathlib import Path
 from PIL import Image
 
 from ganinv import images as image_convention
+from ganinv.metrics.catalogue import CATALOGUE
 
 MODES = ("offline", "online", "disabled")
 INIT_TIMEOUT_S = 15.0  # without network wandb would try for 90 s
@@ -41,7 +42,8 @@ END_S = 9.0  # for both; then what is left is cut off
 WRITE_S = 3.0  # for wandb's process to write its file, before it is cut off
 NOT_IN_ID = ("resume", "wandb", "wandb_artifacts", "device", "out")  # options that make no other run
 LATER = {"online": "--include-online {folder}/wandb/run-*", "offline": "{folder}/wandb/offline-run-*"}
-FIRST_COLUMNS = ("identity", "lpips", "identity_similarity")  # in every table; empty where the metric is absent
+# in every table; empty where the metric is absent
+FIRST_COLUMNS = ("identity", *(name for name, metric in CATALOGUE.items() if metric.tracked))
 
 
 class Tracker:

@@ -1,4 +1,4 @@
-"""The prior's memory on a tiny world whose training photos are known."""
+"""What the prior memorised, on a tiny world whose training photos are known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ganinv import images
 from ganinv.commands import latent_attack
 from ganinv.interfaces import AbsentError
 from ganinv.judging import memorisation
-from ganinv.judging.memorisation import Memory, recall_training
+from ganinv.judging.memorisation import TrainingPhotos, find_training_photos
 from ganinv.judging.verdict import find_judge
 from ganinv.photos import list_people, select_people
 from ganinv.priors.stylegan2_pytorch_files import save_prior
@@ -56,23 +56,23 @@ def assets(world):
     return load_assets(NAME, device=torch.device("cpu"))
 
 
-def recall(assets, photos):
-    return recall_training(assets, str(photos), find_judge(assets.judges, sees_users=False), torch.device("cpu"))
+def find(assets, photos):
+    return find_training_photos(assets, str(photos), find_judge(assets.judges, sees_users=False), torch.device("cpu"))
 
 
-def test_the_nearest_photo_is_told_by_its_number_and_a_copy_is_flagged():
+def test_the_nearest_photo_is_named_by_its_number_and_a_copy_is_flagged():
     bank = torch.eye(4)
     pictures = torch.tensor([[0.1, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     places = [{"identity": 7, "k": 0}, {"identity": 7, "k": 1}]
-    told = Memory(bank, 0.9).describe(pictures, torch.tensor([0.2, 0.3]), places)
-    first, second = told["pictures"]
+    found = TrainingPhotos(bank, 0.9).describe(pictures, torch.tensor([0.2, 0.3]), places)
+    first, second = found["pictures"]
     assert (first["identity"], first["k"], first["photo"], first["copy"]) == (7, 0, 2, True)
     assert second["similarity"] == pytest.approx(0.5) and second["own"] == pytest.approx(0.3) and not second["copy"]
-    assert told["photos"] == 4
+    assert found["photos"] == 4
 
 
 def test_training_photos_are_embedded_in_order_and_once(assets, made, monkeypatch, capsys):
-    found = recall(assets, made[1])
+    found = find(assets, made[1])
     files = [path for of_person in made[2].values() for path in of_person]
     assert len(found.embeddings) == len(files) and "embedding the" in capsys.readouterr().err
     verifier = find_judge(assets.judges, sees_users=False).recognizer
@@ -80,11 +80,11 @@ def test_training_photos_are_embedded_in_order_and_once(assets, made, monkeypatc
         expected = verifier(images.load(files[row], 32)).embeddings[0]
         assert torch.allclose(found.embeddings[row], expected, atol=1e-5)
     monkeypatch.setattr(memorisation, "recognize", None)  # a second time nothing is embedded
-    assert torch.equal(recall(assets, made[1]).embeddings, found.embeddings)
+    assert torch.equal(find(assets, made[1]).embeddings, found.embeddings)
 
 
 def test_the_threshold_is_what_the_users_own_photos_reach(assets, made):
-    found = recall(assets, made[1])
+    found = find(assets, made[1])
     rows = assets.references.embeddings["verifier"]
     nearest = (rows @ found.embeddings.T).amax(1)
     assert found.threshold == pytest.approx(nearest.double().quantile(0.99).item(), abs=1e-5)
@@ -106,13 +106,13 @@ ABSENT = {
             assets, references=References({"verifier": assets.references.embeddings["verifier"][:3]}, torch.zeros(3))
         ),
         "photos",
-        "at least 6 references to tell a copy, got 3",
+        "at least 6 references to know a copy by, got 3",
     ),
 }
 
 
 @pytest.mark.parametrize("name", ABSENT)
-def test_what_cannot_be_told_is_absent_with_its_reason(name, assets, made):
+def test_what_cannot_be_known_is_absent_with_its_reason(name, assets, made):
     change, photos, message = ABSENT[name]
     Path("photos").symlink_to(made[1])
     # of the first public people four photos
@@ -122,18 +122,18 @@ def test_what_cannot_be_told_is_absent_with_its_reason(name, assets, made):
     if name == "other photos":
         message = message.replace("got 4", f"got {sum(map(len, fewer.values()))}")
     with pytest.raises(AbsentError, match=message):
-        recall(change(assets), photos)
+        find(change(assets), photos)
 
 
-def test_a_broken_training_photo_costs_a_run_its_memory_alone(assets, made):
+def test_a_broken_training_photo_costs_a_run_no_more_than_what_needs_it(assets, made):
     shutil.copytree(made[1], "broken")
     first = next(iter(made[2].values()))[0]
     (Path("broken/public") / first.parent.name / first.name).write_bytes(b"no picture")
     with pytest.raises(AbsentError, match="expected a readable picture"):
-        recall(assets, "broken")
+        find(assets, "broken")
 
 
-def test_a_report_tells_what_the_prior_remembers(made, monkeypatch):
+def test_a_report_says_what_the_prior_remembers(made, monkeypatch):
     arguments = [f"--world={NAME}", *BRIEF, "--identities=0-1", f"--photos={made[1]}", "--out=run"]
     assert run_main(monkeypatch, latent_attack, *arguments) == 0
     report = read_report("run")
