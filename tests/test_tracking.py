@@ -112,7 +112,7 @@ def test_offline_run_reads_back(tmp_path, capsys):
     (files,) = folder.glob("wandb/offline-run-*/files")
     (table,) = (json.loads(file.read_text()) for file in files.glob("media/table/identities*.table.json"))
     assert table["columns"] == ["identity", "identity_similarity", "lpips", "target_score", "reconstruction"]
-    assert [cells[:4] for cells in table["data"]] == [[3, 0.4, 0.25, 0.8], [7, 0.6, 0.5, 1.0]]
+    assert [cells[:4] for cells in table["data"]] == [[3, 0.25, 0.4, 0.8], [7, 0.5, 0.6, 1.0]]
     assert table["data"][1][4] is None  # there is no 7_0.png
     staged = [file.read_bytes() for file in (folder / "wandb" / "data" / "artifacts" / "staging").iterdir()]
     pictures = [json.loads(content)["data"][0][4] for content in staged if content.startswith(b"{")]
