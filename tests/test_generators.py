@@ -41,7 +41,7 @@ def make_networks(**architecture) -> tuple[nn.Module, nn.Module]:
 
 
 def make_checkpoint(path, mapping, synthesis, **changes):
-    """Writes what stylegan2-pytorch's trainer writes: trained and averaged networks, and a critic's weights."""
+    """Writes what stylegan2-pytorch's trainer writes: trained and averaged networks, and a discriminator's weights."""
     state = {"D.final_conv.weight": torch.zeros(3), "D_aug.D.final_conv.weight": torch.zeros(3)}
     for prefix, network in (("S", mapping), ("G", synthesis), ("SE", mapping), ("GE", synthesis)):
         state |= {f"{prefix}.{name}": value for name, value in network.state_dict().items()}

@@ -18,7 +18,7 @@ from ganinv.photos import Photos, list_people, load_photos
 from ganinv.priors.stylegan2_pytorch_files import load_checkpoint
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import load_recognizer
-from ganinv.training import gan, recipes, recognizer
+from ganinv.training import face_distance, gan, latents, recipes, recognizer
 from ganinv.weights.cards import read_card
 from ganinv.worlds.world import World
 from tests.tiny_world import NAME, register, run_main, write_people
@@ -26,7 +26,15 @@ from tests.tiny_world import NAME, register, run_main, write_people
 SIDE = 16
 CPU = torch.device("cpu")
 GAN = gan.GanTraining(
-    resolution=SIDE, capacity=1, steps=4, alone=0.5, batch=4, critic_width=4, r1_every=2, sample_every=2, precision="float32"
+    resolution=SIDE,
+    capacity=1,
+    steps=4,
+    alone=0.5,
+    batch=4,
+    discriminator_width=4,
+    r1_every=2,
+    sample_every=2,
+    precision="float32",
 )
 RECOGNIZER = recognizer.RecognizerTraining(  # SqueezeNet has a dropout, whose draws must be the same too
     architecture="squeezenet1_1", embedding_dim=8, input_size=32, steps=4, batch=8, precision="float32"
@@ -106,17 +114,17 @@ def test_training_moves_the_weights(photos, tmp_path):
     assert not torch.equal(first["SE.net.0.weight"], mapping.net[0].weight)
 
 
-def test_the_critic_joins_after_its_share_of_the_steps(photos, tmp_path, monkeypatch):
+def test_the_discriminator_joins_after_its_share_of_the_steps(photos, tmp_path, monkeypatch):
     states = []
     monkeypatch.setattr(gan, "save_state", lambda path, state: states.append(copy.deepcopy(state)))
     train("gan", photos, tmp_path / "a")
-    critics = [state["C"]["outputs.weight"] for state in states]
-    assert torch.equal(critics[0], critics[1]) and not torch.equal(critics[1], critics[2])
+    discriminators = [state["D"]["outputs.weight"] for state in states]
+    assert torch.equal(discriminators[0], discriminators[1]) and not torch.equal(discriminators[1], discriminators[2])
     assert states[1]["balance"]["scale"] == 0 and states[2]["balance"]["scale"] > 0
     assert not any(torch.equal(states[step]["E"]["first.weight"], states[step + 1]["E"]["first.weight"]) for step in range(3))
 
 
-def test_a_critic_is_heard_after_some_steps_of_its_own(photos, tmp_path, monkeypatch):
+def test_a_discriminator_is_heard_after_some_steps_of_its_own(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(gan, "NEWBORN", 10)
 
     def train_to(step, adversarial):
@@ -145,7 +153,7 @@ def test_the_face_distance_is_zero_to_itself_and_leads_there(photos):
     recognizer = (
         CosineRecognizer("vgg_trunk", num_identities=0, embedding_dim=8, input_size=SIDE).eval().requires_grad_(False)
     )
-    distance, faces = gan.FaceDistance(recognizer), photos["public"].images(slice(4))
+    distance, faces = face_distance.FaceDistance(recognizer), photos["public"].images(slice(4))
     assert [part.item() for part in distance(faces, faces)] == [pytest.approx(0, abs=1e-5)] * 2
     others = faces.flip(0).clone().requires_grad_()
     perceptual, identity = distance(others, faces)
@@ -156,14 +164,14 @@ def test_the_face_distance_is_zero_to_itself_and_leads_there(photos):
 
 def test_a_recognizer_without_a_plain_trunk_is_no_face_distance():
     with pytest.raises(ValueError, match="expected an alexnet_trunk or a vgg_trunk for its features, got resnet18"):
-        gan.FaceDistance(CosineRecognizer("resnet18", num_identities=0, embedding_dim=8))
+        face_distance.FaceDistance(CosineRecognizer("resnet18", num_identities=0, embedding_dim=8))
 
 
 def test_folded_moments_bring_samples_to_where_the_codes_are():
     torch.manual_seed(0)
     mapping, _ = gan.build_networks(SIDE, 1, w_dim=8, depth=2)
     codes = torch.randn(4000, 8) @ torch.randn(8, 8)
-    moments = gan.Moments(8)
+    moments = latents.Moments(8)
     moments.update(codes, torch.full_like(codes, -2.0), decay=0.0)
     expected = codes.T @ codes / len(codes) + torch.exp(torch.tensor(-2.0)) * torch.eye(8)
     assert torch.allclose(moments.second, expected, atol=1e-3)
@@ -177,7 +185,7 @@ def test_folded_moments_bring_samples_to_where_the_codes_are():
 
 
 def test_moments_follow_slowly():
-    moments = gan.Moments(2)
+    moments = latents.Moments(2)
     moments.update(torch.tensor([[3.0, 0.0]]), torch.full((1, 2), -100.0), decay=0.5)
     assert torch.allclose(moments.second, torch.diag(torch.tensor([5.0, 0.5])))
 

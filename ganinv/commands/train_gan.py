@@ -22,7 +22,7 @@ class TrainGan:
     steps: int = 8000  # of `batch` pictures each
     batch: int = 16  # pictures a step
     capacity: int = 8  # of the generator, as in stylegan2-pytorch
-    alone: float = 0.5625  # share of the steps before the critic joins
+    alone: float = 0.5625  # share of the steps before the discriminator joins
     perceptual: float = 0.1  # weight of the distance in the features of --critic
     lr: float = 2e-4  # 4e-4 diverges
     seed: int = 0  # of weights and draws

@@ -14,7 +14,7 @@ import torch
 
 from ganinv.priors.stylegan2 import LR_MLP, MOST_RESOLUTION, SEED, StyleGAN2, build_prior, take_filters
 
-PREFIX = "g_ema."  # the averaged generator; "g" is the trained one, "d" the critic
+PREFIX = "g_ema."  # the averaged generator; "g" is the trained one, "d" the discriminator
 LAYER = {
     "conv.weight": "weight",
     "conv.modulation.weight": "affine.weight",

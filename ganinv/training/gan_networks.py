@@ -1,0 +1,69 @@
+"""What a prior is trained with and does not keep: the network that encodes photos and the one that discriminates."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ganinv.priors.stylegan2_pytorch import num_layers
+
+
+class ResidualBlock(nn.Module):
+    """x [N,C,H,W] -> [N,F,H/2,W/2]."""
+
+    def __init__(self, channels: int, filters: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, filters, 3, padding=1)
+        self.skip = nn.Conv2d(channels, filters, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.avg_pool2d(F.leaky_relu(self.conv1(x), 0.2), 2)
+        y = F.leaky_relu(self.conv2(y), 0.2)
+        return (y + self.skip(F.avg_pool2d(x, 2))) * 0.5**0.5
+
+
+class ImageNetwork(nn.Module):
+    """Images [N,3,R,R] in [-1,1] -> outputs [N,K]: a discriminator's logit (K=1, high for real images) or a code."""
+
+    def __init__(self, resolution: int, width: int, outputs: int = 1, most: int = 384):
+        super().__init__()
+        channels = [min(most, width * 2**level) for level in range(num_layers(resolution))]
+        self.first = nn.Conv2d(3, channels[0], 1)
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(channels[:-1], channels[1:], strict=True))
+        self.compares = outputs == 1  # an image with its neighbours in the batch; a code is of one image alone
+        self.last = nn.Conv2d(channels[-1] + self.compares, channels[-1], 3, padding=1)
+        self.dense = nn.Linear(channels[-1] * 16, max(256, outputs))
+        self.outputs = nn.Linear(max(256, outputs), outputs)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = F.leaky_relu(self.first(images.contiguous(memory_format=torch.channels_last)), 0.2)
+        for block in self.blocks:
+            x = block(x)
+        if self.compares:
+            x = torch.cat([x, minibatch_deviation(x)], 1)
+        x = F.leaky_relu(self.last(x), 0.2).flatten(1)
+        return self.outputs(F.leaky_relu(self.dense(x), 0.2)).float()
+
+
+@torch.no_grad()
+def start_loud(discriminator: nn.Module) -> None:
+    """Draws a discriminator's weights such that its layers keep the size of a signal, in place (He et al. 2015).
+
+    With PyTorch's own, its logits hardly differ at first, and against a trained generator it said nothing for 280 steps.
+    """
+    for layer in discriminator.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, a=0.2, nonlinearity="leaky_relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def minibatch_deviation(x: torch.Tensor, group: int = 4) -> torch.Tensor:
+    """Returns one map [N,1,H,W]: the mean deviation within groups of x [N,C,H,W]. Source: Karras et al. 2018, section 3."""
+    count, _, height, width = x.shape
+    group = group if count % group == 0 else count
+    # groups are neighbours, so that real and generated images of one batch do not share one
+    deviation = x.float().reshape(count // group, group, -1).var(1, correction=0).add(1e-8).sqrt().mean(1)
+    return deviation.repeat_interleave(group)[:, None, None, None].expand(-1, 1, height, width).to(x.dtype)
