@@ -267,7 +267,7 @@ def choose_device(name: str):
 def format_help(config_type: type, width: int = 100) -> str:
     """Returns one line per option: name, type, text, default; cut to width, the default never.
 
-    Where that is more than a screen, a group whose names and defaults fit into one line takes one.
+    Where that is more than a screen, the options of a group share lines, by names and defaults alone.
     """
     summary = (config_type.__doc__ or "").strip()
     if summary.startswith(f"{config_type.__name__}("):  # what dataclass writes where there is no docstring
@@ -288,14 +288,19 @@ def format_help(config_type: type, width: int = 100) -> str:
 
 
 def fold_groups(options: Sequence[tuple[str, str, str, str]], width: int) -> list[tuple[str, str, str, str]]:
-    """Returns options in which groups such as --augment.flip, --augment.scale are one, --augment.flip/scale, if it fits."""
+    """Returns options in which those of a group share lines, --augment.flip/scale, as many as fit into each."""
     folded = []
-    for group, found in itertools.groupby(options, lambda option: option[0].rpartition(".")[0]):
-        members = list(found)
-        names = "/".join(name.rpartition(".")[2] for name, *_ in members)
-        whole = (f"{group}.{names}", "", "", ", ".join(default for *_, default in members))
-        fits = group and len(f"  {whole[0]}  ({whole[3]})") <= width
-        folded += [whole] if fits else members
+    for group, members in itertools.groupby(options, lambda option: option[0].rpartition(".")[0]):
+        line: list[tuple[str, str, str, str]] = []
+        for member in members:
+            names = "/".join(name.rpartition(".")[2] for name, *_ in [*line, member])
+            whole = (f"{group}.{names}", "", "", ", ".join(default for *_, default in [*line, member]))
+            if line and group and len(f"  {whole[0]}  ({whole[3]})") <= width:
+                folded[-1] = whole
+                line.append(member)
+            else:
+                folded.append(member)
+                line = [member]
     return folded
 
 

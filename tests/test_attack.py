@@ -135,7 +135,7 @@ def test_candidates_are_made_once_for_a_prior_and_the_result_is_the_same(monkeyp
         found, count = search()
         assert count == whole and torch.equal(found.latents["w"], first.latents["w"])
         assert file.read_bytes() == content
-    monkeypatch.setattr("ganinv.attack.invert.MOST_KEPT", 64 * 3 * 8 * 8 - 1)
+    monkeypatch.setattr("ganinv.attack.start.MOST_KEPT", 64 * 3 * 8 * 8 - 1)
     assert search(candidates=64)[1] == whole
     assert not list((tmp_path / "ganinv").glob("*.tmp"))
 

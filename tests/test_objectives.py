@@ -5,13 +5,19 @@ import math
 import pytest
 import torch
 
-from ganinv.attack.objectives import TERMS, weighted_sum
-from ganinv.interfaces import Evaluation
+from ganinv.attack.objectives import IMAGE_TERMS, OBJECTIVES, weighted_sum
+from ganinv.interfaces import Evaluation, Recognition
+
+TERMS = {**OBJECTIVES, **IMAGE_TERMS}
 
 
 def evaluation(logits, identities, images=None):
     images = torch.zeros(len(logits), 3, 4, 4) if images is None else images
-    return Evaluation(images, torch.tensor(logits), torch.tensor(identities))
+    return evaluate(images, torch.tensor(logits), torch.tensor(identities))
+
+
+def evaluate(images, logits, identities):
+    return Evaluation(images, images, Recognition(None, logits), identities)
 
 
 def test_classification_terms_have_the_values_worked_out_by_hand():
@@ -41,9 +47,9 @@ def test_every_term_gives_one_number_a_sample_that_ignores_its_neighbours(name):
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(5, 3, 6, 6, generator=generator) * 2 - 1
     logits, identities = torch.randn(5, 7, generator=generator), torch.tensor([0, 3, 6, 3, 1])
-    together = TERMS[name](Evaluation(images, logits, identities))
+    together = TERMS[name](evaluate(images, logits, identities))
     rows = [slice(i, i + 1) for i in range(5)]
-    alone = torch.cat([TERMS[name](Evaluation(images[i], logits[i], identities[i])) for i in rows])
+    alone = torch.cat([TERMS[name](evaluate(images[i], logits[i], identities[i])) for i in rows])
     assert together.shape == (5,)
     torch.testing.assert_close(together, alone)
 
@@ -53,7 +59,7 @@ def test_descent_raises_the_identitys_score(name):
     logits = torch.tensor([[1.0, 0.2, -0.5]], requires_grad=True)
     identities, images = torch.tensor([1]), torch.zeros(1, 3, 2, 2)
     before = logits.softmax(1)[0, 1].item()
-    TERMS[name](Evaluation(images, logits, identities)).sum().backward()
+    TERMS[name](evaluate(images, logits, identities)).sum().backward()
     assert (logits - 0.1 * logits.grad).softmax(1)[0, 1].item() > before
 
 

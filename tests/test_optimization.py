@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ganinv.attack.access import TargetAccess
 from ganinv.attack.config import AttackConfig, Augment, Optim
+from ganinv.attack.goals import ClassGoal
 from ganinv.attack.invert import FORWARD, invert
-from ganinv.attack.loop import SURE, drop_worse, minimise
-from ganinv.attack.objectives import TERMS
+from ganinv.attack.loop import Trial, minimise
+from ganinv.attack.objectives import OBJECTIVES
+from ganinv.attack.samples import SURE, drop_worse
 from ganinv.attack.spaces import PixelSpace
 from ganinv.engine.batches import PROBES, Batch
 from ganinv.engine.checkpoint import load_state, save_state
@@ -30,15 +33,14 @@ def count_calls(recognizer) -> list[int]:
 
 
 def search(pictures: torch.Tensor, identities: list[int], optim: Optim, steps: int, **options):
-    """Returns the pixels that minimise found from pictures [N,1,8,8] without transforms, its Search and the batches seen."""
+    """Returns the pixels found from pictures [N,1,8,8] without transforms, which samples finished, the batches seen."""
     _, recognizer, _ = toy_world()
     calls = count_calls(recognizer)
     space = PixelSpace(pictures)
     streams = Streams((0, index) for index in range(len(pictures)))
-    found = minimise(
-        space, recognizer, torch.tensor(identities), TERMS["confidence"], lambda x, draws: x, streams, steps=steps,
-        optim=optim, **options,
-    )  # fmt: skip
+    trial = Trial(TargetAccess(recognizer), ClassGoal(OBJECTIVES["confidence"]), lambda x, draws: x, optim.transforms)
+    found = minimise(space, trial, torch.tensor(identities), streams, steps=steps, optim=optim, **options)
+    assert trial.access.queries.gradients == sum(calls)
     return space.pixels.detach(), found, calls
 
 
@@ -52,7 +54,7 @@ def test_what_has_stopped_is_computed_no_more_and_the_others_do_not_notice():
     optim = replace(DOWNHILL, patience=5, threshold=0.02)
     together, found, calls = search(pictures, [0, 1, 2], optim, 200)
     assert calls[:2] == [3, 2] and calls[-1] == 1 and sorted(calls, reverse=True) == calls and len(calls) < 200
-    assert found.gradients == sum(calls) and found.finished.all()
+    assert found.all()
     for index in range(3):
         alone, _, _ = search(pictures[index : index + 1], [index], optim, 200)
         torch.testing.assert_close(together[index], alone[0], atol=1e-6, rtol=1e-5)
@@ -63,7 +65,7 @@ def test_a_sample_leaves_when_the_target_was_sure_for_long():
     pictures = torch.stack([centre(0, 1.0), centre(1, 0.0)])
     adam = Optim(lr=0.005, decay=False, transforms=1)  # whose momentum would carry it on
     result, found, calls = search(pictures, [0, 1], replace(adam, leave_at=0.9), 15)
-    assert calls == [2] * SURE + [1] * (15 - SURE) and found.finished.all()
+    assert calls == [2] * SURE + [1] * (15 - SURE) and found.all()
     nine, _, _ = search(pictures, [0, 1], adam, SURE - 1)  # it stays where it was seen last
     torch.testing.assert_close(result[0], nine[0], atol=1e-6, rtol=1e-5)
 
@@ -81,9 +83,9 @@ def test_halving_leaves_the_best_and_computes_no_more_than_them():
     pictures = torch.stack([centre(0, 0.1), centre(0, 0.5), centre(1, 0.6), centre(0, 0.3), centre(1, 0.2), centre(0, 0.0)])
     _, found, calls = search(pictures, [0, 0, 1, 0, 1, 0], replace(DOWNHILL, lr=1e-6, halve_at=(0.2, 0.5)), 10)
     assert calls == [6] * 2 + [3] * 3 + [2] * 5
-    assert found.finished.tolist() == [False, True, True, False, False, False]
+    assert found.tolist() == [False, True, True, False, False, False]
     _, found, calls = search(pictures, [0, 0, 1, 0, 1, 0], replace(DOWNHILL, lr=1e-6, halve_at=(0.2, 0.5)), 10, keep=2)
-    assert calls[-1] == 4 and found.finished.tolist() == [False, True, True, True, True, False]
+    assert calls[-1] == 4 and found.tolist() == [False, True, True, True, True, False]
 
 
 ECONOMY = {
@@ -230,8 +232,8 @@ def test_every_step_and_transform_has_draws_of_its_own():
         return images
 
     minimise(
-        PixelSpace(torch.zeros(2, 1, 8, 8)), recognizer, torch.tensor([0, 1]), TERMS["confidence"], note,
-        Streams((0, index) for index in range(2)), steps=5, optim=replace(DOWNHILL, transforms=3), batch=Batch(1),
+        PixelSpace(torch.zeros(2, 1, 8, 8)), Trial(TargetAccess(recognizer), ClassGoal(), note, views=3),
+        torch.tensor([0, 1]), Streams((0, index) for index in range(2)), steps=5, optim=DOWNHILL, batch=Batch(1),
     )  # fmt: skip
     assert len(drawn) == len(set(drawn)) == 2 * 5 * 3
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganinv.attack.config import AttackConfig
-from ganinv.attack.invert import draw_pool, invert
+from ganinv.attack.invert import invert
+from ganinv.attack.start import draw_pool
 from ganinv.commands import latent_attack, pixel_attack
 from ganinv.engine import precision
 from ganinv.engine.precision import (

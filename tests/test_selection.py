@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ganinv.attack.access import TargetAccess
+from ganinv.attack.goals import ClassGoal
 from ganinv.attack.selection import best_per_identity, score_flipped, score_transformed
 from ganinv.attack.transforms import RandomAffine
 from ganinv.engine.randomness import Streams
@@ -20,9 +22,10 @@ def test_a_mirrored_picture_scores_the_same():
     generator, recognizer, _ = toy_world()
     images = generator.synthesize(torch.randn(4, 2, 4, generator=torch.Generator().manual_seed(0)))
     wanted = torch.tensor([2, 0])
-    scores = score_flipped(recognizer, images, wanted)
+    access, goal = TargetAccess(recognizer), ClassGoal()
+    scores = score_flipped(access, goal, images, wanted)
     assert scores.shape == (2, 4)
-    torch.testing.assert_close(scores, score_flipped(recognizer, images.flip(3), wanted))
+    torch.testing.assert_close(scores, score_flipped(access, goal, images.flip(3), wanted))
     by_hand = (recognizer(images).logits.log_softmax(1)[3, 0] + recognizer(images.flip(3)).logits.log_softmax(1)[3, 0]) / 2
     torch.testing.assert_close(scores[1, 3], by_hand)
 
@@ -32,7 +35,8 @@ def test_without_a_transform_the_score_is_the_softmax():
     images = generator.synthesize(torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0)))
     identities = torch.tensor([0, 1, 2])
     streams = Streams((0, i) for i in range(3))
-    score = score_transformed(recognizer, images, identities, lambda x, draws: x, streams.take(), 3)
+    still = lambda x, draws: x  # noqa: E731
+    score = score_transformed(TargetAccess(recognizer), ClassGoal(), images, identities, still, streams.take(), 3)
     torch.testing.assert_close(score, recognizer(images).logits.softmax(1).diagonal())
 
 
@@ -40,17 +44,16 @@ def test_transforms_that_share_a_batch_give_the_same_scores():
     generator, recognizer, _ = toy_world()
     images = generator.synthesize(torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0)))
     identities, sizes = torch.tensor([0, 1, 2]), []
-
-    def watched(x):
-        sizes.append(len(x))
-        return recognizer(x)
+    recognizer.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
+    access, affine = TargetAccess(recognizer), RandomAffine(degrees=40, flip=0.5)
 
     def score(batch: int) -> torch.Tensor:
         sizes.clear()
         draws = Streams((0, i) for i in range(3)).take()
-        return score_transformed(watched, images, identities, RandomAffine(degrees=40, flip=0.5), draws, 5, batch=batch)
+        return score_transformed(access, ClassGoal(), images, identities, affine, draws, 5, batch=batch)
 
     alone = score(0)
-    assert sizes == [3] * 5 and not torch.equal(alone, recognizer(images).logits.softmax(1).diagonal())
+    assert sizes == [3] * 5
+    assert not torch.equal(alone, recognizer(images).logits.softmax(1).diagonal())
     torch.testing.assert_close(score(8), alone)
     assert sizes == [6, 6, 3]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class Optim:
     """How the search steps. Adam's short memory (Struppek et al. 2022 use betas 0.1, 0.1) suits few, noisy steps."""
 
-    optimizer: str = "adam"  # adam | gradient_descent
+    optimizer: str = "adam"  # adam | gradient_descent | antithetic, which needs no gradients
     lr: float = 0.05
     betas: tuple[float, float] = (0.9, 0.99)
     decay: bool = True  # the learning rate follows a half cosine to a tenth
@@ -18,6 +18,9 @@ class Optim:
     threshold: float = 0.0  # stop a sample whose objective is at or below this; needs patience
     halve_at: tuple[float, ...] = ()  # shares of the steps after which the worse half of each user's samples is dropped
     leave_at: float = 0.0  # stop a sample that the target has scored at least this in 10 steps running; 0: never
+    average_last: int = 0  # return the mean of the latents after so many last steps (ALSUV); 0: the last
+    pairs: int = 8  # of opposite points that the antithetic search measures in a step
+    sigma: float = 0.1  # how far from the sample they lie
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class AttackConfig:
 
     space: str = "w_plus"  # z | w | w_plus | pixels
     objective: str = "max_margin"  # max_margin | logit | cross_entropy | poincare | confidence
+    access: str = "gradients"  # gradients | embeddings | scores | decisions: what the attack may see of the target
     tv: float = 0.0  # weight of total variation
     l2: float = 0.0  # weight of the squared pixels
     steps: int = 100

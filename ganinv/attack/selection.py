@@ -6,7 +6,7 @@ import torch
 
 from ganinv.attack.transforms import Transform
 from ganinv.engine.randomness import Draws
-from ganinv.interfaces import Recognizer
+from ganinv.interfaces import Access, Goal
 
 
 def best_per_identity(scores: torch.Tensor, count: int) -> torch.Tensor:
@@ -20,25 +20,24 @@ def best_per_identity(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def score_flipped(recognizer: Recognizer, images: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
-    """Returns log p(identity) [T,N] of images [N,3,R,R] for every identity [T], mean over the image and its mirror."""
-    logits = torch.stack([recognizer(x).logits for x in (images, images.flip(3))])
-    return logits.log_softmax(2).mean(0)[:, identities].T
+def score_flipped(access: Access, goal: Goal, images: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
+    """Returns the goal's rank [T,N] of images [N,3,R,R] for every identity [T], mean over the image and its mirror."""
+    return torch.stack([goal.rank(access(x), identities) for x in (images, images.flip(3))]).mean(0).T
 
 
 @torch.no_grad()
 def score_transformed(
-    recognizer: Recognizer, images: torch.Tensor, identities: torch.Tensor, transform: Transform, draws: Draws, count: int,
-    *, batch: int = 0,
+    access: Access, goal: Goal, images: torch.Tensor, identities: torch.Tensor, transform: Transform, draws: Draws,
+    count: int, *, batch: int = 0,
 ) -> torch.Tensor:  # fmt: skip
-    """Returns the mean softmax score [N] in [0,1] of each image for its identity [N] over `count` random transforms.
+    """Returns the goal's mean score [N] in [0,1] of each image for its identity [N] over `count` random transforms.
 
-    batch: as many images may share one call of the recognizer, of several transforms where there is room.
+    batch: as many images may share one call of the target, of several transforms where there is room.
     """
     total, together = torch.zeros(len(images), device=images.device), max(1, batch // len(images))
     for first in range(0, count, together):
         views = [transform(images, draws) for _ in range(min(together, count - first))]
-        probabilities = recognizer(torch.cat(views)).logits.softmax(1)
-        own = probabilities.gather(1, identities.repeat(len(views))[:, None])
+        asked = identities.repeat(len(views))
+        own = goal.score(access(torch.cat(views), asked), asked)
         total += own.view(len(views), -1).sum(0)
     return total / count

@@ -1,20 +1,18 @@
-"""Where the attack searches: z, w, w_plus, pixels. A space's parameters are what is optimised; its call gives images.
-
-Called with rows (a slice, or a tensor of indices) it gives the images of those samples alone.
-"""
+"""Where the attack searches: z, w, w_plus, pixels. A space's own parameters are searched; its call gives images."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ganinv.attack.config import AttackConfig
+from ganinv.attack.registry import Registry
 from ganinv.engine.randomness import seeded
-from ganinv.interfaces import Generator
-
-Rows = torch.Tensor | slice
+from ganinv.interfaces import Generator, Rows, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,29 @@ def fit_whitening(generator: Generator, *, device: torch.device, count: int = 10
     return Whitening(mean.float(), axes.float(), scale.float(), slope)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a space begins. first: z [N,z_dim] of the prior, or pictures [N,C,R,R]; whiten: gives the prior's whitening."""
+
+    config: AttackConfig
+    generator: Generator | None
+    first: torch.Tensor
+    whiten: Callable[[], Whitening]
+
+
+SPACES: Registry[type[SearchSpace]] = Registry("a space")  # classes with needs_prior and begin(origin)
+
+
+@SPACES.register("z")
 class ZSpace(nn.Module):
     """z on the sphere of radius sqrt(z_dim), where a standard normal of many dimensions lives."""
+
+    needs_prior = True
+
+    @classmethod
+    def begin(cls, origin: Origin) -> ZSpace:
+        """Returns the space at its start."""
+        return cls(origin.generator, origin.first, psi=origin.config.psi)
 
     def __init__(self, generator: Generator, z: torch.Tensor, *, psi: float):
         super().__init__()
@@ -78,15 +97,24 @@ class ZSpace(nn.Module):
         return {"z": self.z.detach()}
 
 
+@SPACES.register("w")
 class WSpace(nn.Module):
-    """w in whitened coordinates v, clipped to [-bound,bound]: one for all layers, or one a layer (plus=True)."""
+    """w in whitened coordinates v, clipped to [-bound,bound]: one for all layers."""
 
-    def __init__(self, generator: Generator, z: torch.Tensor, *, psi: float, bound: float, whitening: Whitening, plus: bool):
+    needs_prior, per_layer = True, False
+
+    @classmethod
+    def begin(cls, origin: Origin) -> WSpace:
+        """Returns the space at its start."""
+        config = origin.config
+        return cls(origin.generator, origin.first, psi=config.psi, bound=config.bound, whitening=origin.whiten())
+
+    def __init__(self, generator: Generator, z: torch.Tensor, *, psi: float, bound: float, whitening: Whitening):
         super().__init__()
         self.generator, self.bound, self.whitening = generator, bound, whitening
         with torch.no_grad():
             v = whitening.to_v(generator.map(z, psi)[:, :1])
-        self.v = nn.Parameter(v.repeat(1, generator.num_ws, 1) if plus else v)
+        self.v = nn.Parameter(v.repeat(1, generator.num_ws, 1) if self.per_layer else v)
         self.project_()
 
     def w(self, rows: Rows = slice(None)) -> torch.Tensor:
@@ -107,8 +135,23 @@ class WSpace(nn.Module):
         return {"w": self.w().detach().contiguous()}
 
 
+@SPACES.register("w_plus")
+class WPlusSpace(WSpace):
+    """The same, with a w for each layer."""
+
+    per_layer = True
+
+
+@SPACES.register("pixels")
 class PixelSpace(nn.Module):
     """Pixels in [-1,1], no prior: start [N,C,R,R], C=1 for a world of greyscale photos (three equal channels), else 3."""
+
+    needs_prior = False
+
+    @classmethod
+    def begin(cls, origin: Origin) -> PixelSpace:
+        """Returns the space at its start."""
+        return cls(origin.first, blur_sigma=origin.config.blur_sigma)
 
     def __init__(self, start: torch.Tensor, *, blur_sigma: float = 0.0):
         super().__init__()
@@ -132,6 +175,3 @@ class PixelSpace(nn.Module):
     def latents(self) -> dict[str, torch.Tensor]:
         """Returns {"pixels": [N,3,R,R]}."""
         return {"pixels": self().detach().contiguous()}
-
-
-SEARCH_SPACES = ("z", "w", "w_plus", "pixels")

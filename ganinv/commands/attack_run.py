@@ -15,7 +15,8 @@ import torch
 from ganinv import cli
 from ganinv.attack.checks import check_config
 from ganinv.attack.config import AttackConfig, Augment, Optim
-from ganinv.attack.invert import draw_pool, invert
+from ganinv.attack.invert import invert
+from ganinv.attack.start import draw_pool
 from ganinv.engine.precision import PROBED, Choice, choose_precision, keep_memory, ready_recognizer
 from ganinv.engine.signals import StoppedError, held_signals
 from ganinv.judging.independence import check_independent

@@ -36,9 +36,11 @@ class JudgePictures:
 
 def run(config: JudgePictures) -> dict:
     """Returns the report, after writing it with the pictures as they were judged."""
+    from ganinv.attack.access import TargetAccess
     from ganinv.attack.checks import check_config
     from ganinv.attack.config import AttackConfig
-    from ganinv.attack.invert import choose_start
+    from ganinv.attack.goals import ClassGoal
+    from ganinv.attack.start import choose_start
     from ganinv.commands.attack_run import hash_photos
     from ganinv.engine.batches import ON_CPU, Batch
     from ganinv.errors import Absent
@@ -73,7 +75,9 @@ def run(config: JudgePictures) -> dict:
         controls = draw_controls(judging, pictures, identities, psi=config.psi, seed=config.seed)
         if config.candidates:
             wanted = torch.tensor(identities, device=device)
-            z = choose_start(assets.generator, assets.target, wanted, search, config.seed, Batch(ON_CPU))[:, 0]
+            z = choose_start(
+                assets.generator, TargetAccess(assets.target), ClassGoal(), wanted, search, config.seed, Batch(ON_CPU)
+            )[:, 0]  # fmt: skip
             with torch.no_grad():
                 best = assets.generator.synthesize(assets.generator.map(z, config.psi))
             best = images.from_uint8(images.to_uint8(best)).cpu().contiguous()

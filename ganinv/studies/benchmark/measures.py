@@ -18,7 +18,9 @@ from pathlib import Path
 
 import torch
 
+from ganinv.attack.access import TargetAccess
 from ganinv.attack.config import AttackConfig, Augment, Optim
+from ganinv.attack.goals import ClassGoal
 from ganinv.attack.invert import FORWARD, invert
 from ganinv.attack.selection import score_flipped, score_transformed
 from ganinv.engine.checkpoint import append_jsonl
@@ -132,7 +134,8 @@ def measure_selection(bench: Bench) -> Iterator[dict]:
     @torch.no_grad()
     def start(route: Route) -> torch.Tensor:
         z = torch.randn(pool, route.generator.z_dim, device=bench.device)
-        return score_flipped(route.recognizer, route.generator.synthesize(route.generator.map(z, 0.8)).clamp(-1, 1), wanted)
+        pictures = route.generator.synthesize(route.generator.map(z, 0.8)).clamp(-1, 1)
+        return score_flipped(TargetAccess(route.recognizer), ClassGoal(), pictures, wanted)
 
     times = bench.interleave(
         {STOCK: lambda: start_published(pair.stock, bench.device)}
@@ -149,7 +152,10 @@ def measure_selection(bench: Bench) -> Iterator[dict]:
 
     def finish(route: Route) -> torch.Tensor:
         draws = Streams((("final", index) for index in range(bench.batch)), bench.device).take()
-        return score_transformed(route.recognizer, pictures, identities, TRANSFORM, draws, count, batch=FORWARD * bench.batch)
+        return score_transformed(
+            TargetAccess(route.recognizer), ClassGoal(), pictures, identities, TRANSFORM, draws, count,
+            batch=FORWARD * bench.batch,
+        )  # fmt: skip
 
     published = make_published_choice(pair.stock, pictures, identities, 1)
     times = bench.interleave(

@@ -1,0 +1,97 @@
+"""What a search wants: a class of the target (the user's score), or a template (a given embedding)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ganinv.attack.config import AttackConfig
+from ganinv.attack.objectives import IMAGE_TERMS, OBJECTIVES, pick, weighted_sum
+from ganinv.interfaces import Evaluation, Goal, Recognition, Recognizer, Term, require
+
+METRICS = ("cosine", "euclidean")
+
+
+@dataclass(frozen=True)
+class ClassGoal:
+    """A high score of each sample's identity. objective: what is lowered, [N]; the score is the softmax probability."""
+
+    objective: Term = OBJECTIVES["max_margin"]
+    reads = "logits"
+
+    def __call__(self, evaluation: Evaluation) -> torch.Tensor:
+        """Returns the objective [N]."""
+        return self.objective(evaluation)
+
+    def score(self, recognition: Recognition, identities: torch.Tensor) -> torch.Tensor:
+        """Returns p(identity) [N]."""
+        return pick(require(recognition, "logits").detach().softmax(1), identities)
+
+    def rank(self, recognition: Recognition, identities: torch.Tensor) -> torch.Tensor:
+        """Returns log p [N,T]."""
+        return require(recognition, "logits").detach().log_softmax(1)[:, identities]
+
+
+class TemplateGoal:
+    """An embedding near the template of each sample's identity.
+
+    templates [T,D]: identity i is row i. metric: "cosine" lowers 1 - cosine, and the score is (1 + cosine) / 2;
+    "euclidean" lowers the squared distance d (plain where squared is False), and the score is 1 / (1 + d), of the plain
+    one. Both scores rise as the embedding comes nearer, and are 1 at the template. image_terms: what else is lowered.
+    Raises: ValueError for templates that cannot be reached.
+    """
+
+    reads = "embeddings"
+
+    def __init__(
+        self, templates: torch.Tensor, *, metric: str = "cosine", squared: bool = True, image_terms: Term | None = None
+    ):
+        if metric not in METRICS:
+            raise ValueError(f"expected a metric among {', '.join(METRICS)}, got {metric}")
+        if templates.ndim != 2 or not len(templates) or not templates.isfinite().all():
+            raise ValueError(f"expected finite templates [T,D], got {list(templates.shape)}, or some that are not finite")
+        if metric == "cosine" and not templates.norm(dim=1).all():
+            raise ValueError("expected templates with a direction, got one of zeros; the metric is the cosine")
+        templates = templates.detach().float()
+        self.templates = F.normalize(templates, dim=1) if metric == "cosine" else templates
+        self.metric, self.squared, self.image_terms = metric, squared, image_terms
+
+    def __call__(self, evaluation: Evaluation) -> torch.Tensor:
+        """Returns the loss [N]: by metric 1 - cosine, or the squared or plain distance, and the image terms."""
+        loss = self.measure(evaluation.embeddings, evaluation.identities)
+        loss = loss.square() if self.metric == "euclidean" and self.squared else loss
+        return loss if self.image_terms is None else loss + self.image_terms(evaluation)
+
+    def measure(self, embeddings: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
+        """Returns the distance [N] of each embedding to its template: 1 - cosine, or Euclidean."""
+        wanted = self.templates.to(embeddings)[identities]
+        if self.metric == "cosine":
+            return 1 - (F.normalize(embeddings, dim=1) * wanted).sum(1)
+        return (embeddings - wanted).norm(dim=1)
+
+    def score(self, recognition: Recognition, identities: torch.Tensor) -> torch.Tensor:
+        """Returns how near [N] each embedding is to its template, in [0,1]."""
+        distance = self.measure(require(recognition, "embeddings").detach(), identities)
+        return (1 - distance / 2).clamp(0, 1) if self.metric == "cosine" else 1 / (1 + distance)
+
+    def rank(self, recognition: Recognition, identities: torch.Tensor) -> torch.Tensor:
+        """Returns the negative distance [N,T] of each embedding to every template."""
+        embeddings = require(recognition, "embeddings").detach()
+        return -torch.stack([self.measure(embeddings, one.expand(len(embeddings))) for one in identities], 1)
+
+
+def make_goal(config: AttackConfig, recognizer: Recognizer, templates: torch.Tensor | None = None) -> Goal:
+    """Returns the goal of a configuration: its objective, or with templates [T,D] these, by the recognizer's metric.
+
+    Raises: ValueError for an unknown objective, or templates that do not fit the recognizer.
+    """
+    terms = {"total_variation": config.tv, "l2": config.l2}
+    if templates is None:
+        OBJECTIVES.find(config.objective)
+        return ClassGoal(weighted_sum({config.objective: 1.0, **terms}))
+    if templates.ndim != 2 or templates.shape[1] != recognizer.embedding_dim:
+        raise ValueError(f"expected templates [T,{recognizer.embedding_dim}] of this target, got {list(templates.shape)}")
+    also = weighted_sum(terms) if any(terms[name] for name in IMAGE_TERMS) else None
+    return TemplateGoal(templates, metric=getattr(recognizer, "metric", "cosine"), image_terms=also)
