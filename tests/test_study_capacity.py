@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from ganinv import images
 from ganinv.commands import study_capacity
-from ganinv.judging import verdict
+from ganinv.judging import measures
 from ganinv.photos import claim_folder
 from ganinv.rendered.factors import MOST_SEED
 from ganinv.rendered.photos import make_photos, name_person
@@ -42,7 +42,7 @@ def world(tmp_path_factory):
 def tiny(world, tmp_path, monkeypatch):
     monkeypatch.setitem(worlds.WORLDS, "rendered", world)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(verdict, "detect_faces", lambda images: torch.zeros(len(images)))  # seconds a call
+    monkeypatch.setattr(measures, "detect_faces", lambda images: torch.zeros(len(images)))  # seconds a call
     make_attacks = study_capacity.make_attacks
 
     def make_short(config):

@@ -258,7 +258,7 @@ def test_absent_metrics_leave_their_columns_empty(tmp_path, fake):
     absent = {"lpips": "needs reference photos: pass --photos DIR"}
     tracker.finish({**REPORT, "summary": summary, "per_identity": rows, "absent": absent})
     (logged,) = run.rows
-    assert logged["identities"].rows == [(3, None, 0.5, None)]
+    assert logged["identities"].rows == [(3, 0.5, None, None)]
     assert run.summary["absent/lpips"].startswith("needs reference photos")
     assert "final/lpips" not in run.summary
 
