@@ -7,15 +7,16 @@ import torch
 from torch import nn
 
 from ganinv.judging.independence import check_independent, declare_judges
+from ganinv.weights.cards import describe_photos
 from ganinv.weights.files import save_weights
 from ganinv.worlds.references import Judge
 
 USERS = [f"p{number}" for number in range(4)]
-PHOTOS = "80 photos of 4 people, split train"
+PHOTOS = describe_photos(80, 4, split="train", most=60)
 
 
 def public(low, high):
-    return f"100 photos of 50 people, those whose name hashes into [{low},{high})"
+    return describe_photos(100, 50, hash_range=(low, high))
 
 
 TARGET = {"identities": USERS, "data": {"public": public(0.0, 0.8), "users": PHOTOS}}
@@ -36,10 +37,10 @@ def declare(folder, cards, knows_users=True):
 def test_a_judge_of_the_same_users_says_so(tmp_path):
     entry, shares = declare(tmp_path, {"target": TARGET, "judge": JUDGE, "prior": PRIOR})
     assert (entry["name"], entry["knows_users"], entry["architecture"], entry["seed"]) == ("judge", True, "vgg", 1)
-    assert len(entry["sha256"]) == 64 and entry["trained_on"] == JUDGE["data"]
+    assert len(entry["sha256"]) == 64 and entry["trained_on"] == {who: said["words"] for who, said in JUDGE["data"].items()}
     assert list(shares.values()) == [1, 1, 1, 1]
     assert "4 of the target's 4 users" in entry["overlap"]["target_users"]["why"]
-    assert PHOTOS in entry["overlap"]["target_photos_of_users"]["why"]
+    assert PHOTOS["words"] in entry["overlap"]["target_photos_of_users"]["why"]
 
 
 def test_a_judge_of_other_people_shares_what_the_hashes_say(tmp_path):

@@ -19,6 +19,7 @@ from ganinv.judging.verdict import find_judge
 from ganinv.photos import list_people, select_people
 from ganinv.priors.stylegan2_pytorch_files import save_prior
 from ganinv.reports.report_file import read_report
+from ganinv.weights.cards import describe_photos
 from ganinv.weights.files import read_tensors
 from ganinv.worlds.references import References
 from ganinv.worlds.world import load_assets
@@ -38,7 +39,7 @@ def made(tmp_path_factory):
     assert 40 < count < 2 * PUBLIC
     tensors, said = read_tensors(world.file("prior"))
     weights = {name: value for name, value in tensors.items() if name.startswith(("SE.", "GE."))}
-    public = f"{count} photos of {len(people)} people, whose names hash into [0,0.8)"
+    public = describe_photos(count, len(people), hash_range=(0.0, 0.8))
     save_prior(world.file("prior"), weights, {"role": "prior", "data": {"public": public}}, lr_mlp=float(said["lr_mlp"]))
     return world, folder / "photos", people
 

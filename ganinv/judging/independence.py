@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 
-from ganinv.weights.cards import read_card
+from ganinv.weights.cards import find_card, read_hash_range, read_photos
 from ganinv.worlds.references import Judge
 
-RANGE = re.compile(r"\[([\d.]+),\s*([\d.]+)\)")  # in a card: the public people whose name hashes into [low,high)
 SMALL = 4096  # numbers; a smaller tensor (a bias, a count) may be equal by chance
 
 
@@ -42,20 +40,10 @@ def declare_judges(judges: Sequence[Judge], files: Mapping[str, Path]) -> list[d
     return entries
 
 
-def find_card(file: Path | None) -> dict:
-    """Returns the card beside a weight file; {} where there is no such file or card: code, an adapter's checkpoint."""
-    if file is None or not Path(file).is_file():
-        return {}
-    try:
-        return read_card(file)
-    except ValueError:  # an adapter's card may lack what ours have
-        return {}
-
-
 def trained_on(card: Mapping) -> dict[str, str] | None:
     """Returns {"public": ..., "users": ...} of a card, as far as it has them; None when it does not say."""
-    data = card.get("data")
-    return {str(who): str(what) for who, what in data.items()} if isinstance(data, Mapping) and data else None
+    said = {who: read_photos(card, who).get("words") for who in ("public", "users")}
+    return {who: str(words) for who, words in said.items() if words} or None
 
 
 def known_share(share: float | None, why: str) -> dict:
@@ -81,19 +69,19 @@ def share_photos(judge: Mapping, target: Mapping) -> dict:
     users = share_users(judge, target)
     if not users["share"]:
         return users
-    ours, theirs = (trained_on(card) or {} for card in (judge, target))
-    if users["share"] == 1 and ours.get("users") == theirs.get("users"):
-        return known_share(1.0, f"the same: {ours['users']}")
+    ours, theirs = (read_photos(card, "users") for card in (judge, target))
+    if users["share"] == 1 and ours == theirs:
+        return known_share(1.0, f"the same: {ours['words']}")
     return known_share(None, "unknown: the cards name other sets of photos, and not which they share")
 
 
 def share_public(judge: Mapping, other: Mapping, name: str) -> dict:
     """Returns the share of the public people that another network was trained on that a judge was trained on too."""
-    ranges = [RANGE.search((trained_on(card) or {}).get("public", "")) for card in (judge, other)]
+    ranges = [read_hash_range(card) for card in (judge, other)]
     if None in ranges:
         whose = "the judge" if ranges[0] is None else name
         return known_share(None, f"unknown: {whose} has no card that says which public people it was trained on")
-    (low, high), (first, last) = ([float(end) for end in found.groups()] for found in ranges)
+    (low, high), (first, last) = ranges
     share = max(0.0, min(high, last) - max(low, first)) / (last - first)
     return known_share(share, f"{share:.0%} of the public people that {name} was trained on, chosen by the same hash")
 

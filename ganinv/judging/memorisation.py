@@ -6,7 +6,6 @@ Photos are named by their number in the sorted list of the training photos, and 
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,13 @@ import torch
 
 from ganinv.engine import cache
 from ganinv.interfaces import AbsentError
-from ganinv.judging.independence import RANGE, find_card, trained_on
 from ganinv.metrics.scores import nearest_photo
 from ganinv.photos import list_people, load_photos, select_people
 from ganinv.recognizers.recognize import recognize
+from ganinv.weights.cards import find_card, read_hash_range, read_photos
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.world import Assets
 
-COUNT = re.compile(r"(\d+) photos")  # in a card
 COPY_SHARE = 0.99  # of the users' own photos, which show nobody whom the prior knows, are less near to a training photo
 LEAST = 100  # references, below which such a share cannot be read
 RULE = (
@@ -77,16 +75,16 @@ def find_training_photos(assets: Assets, photos: str, verifier: Judge | None, de
         raise AbsentError("needs the photos that the prior was trained on, known of the world's own prior alone")
     if not photos:
         raise AbsentError("needs the photos that the prior was trained on: pass --photos DIR")
-    said = (trained_on(find_card(file)) or {}).get("public", "")
-    share, count = RANGE.search(said), COUNT.match(said)
+    card = find_card(file)
+    share, count = read_hash_range(card), read_photos(card, "public").get("photos")
     if share is None or count is None:
         raise AbsentError("needs a card that says which photos the prior was trained on")
     folder = Path(photos) / assets.world.public
     try:
-        people = select_people(list_people(folder), *map(float, share.groups()))
+        people = select_people(list_people(folder), *share)
         found = sum(map(len, people.values()))
-        if found != int(count[1]):
-            raise AbsentError(f"needs the {count[1]} photos that the prior was trained on in {folder}, got {found}")
+        if found != count:
+            raise AbsentError(f"needs the {count} photos that the prior was trained on in {folder}, got {found}")
         embeddings = embed_cached(people, verifier, assets, device)
     except AbsentError:
         raise
