@@ -163,8 +163,8 @@ def test_a_target_that_is_a_judge_is_refused(monkeypatch, capsys, world):
     assert "expected a target with identities" in read_error(capsys)
     for end in (".safetensors", ".json"):  # under another name
         Path(f"mine{end}").write_bytes(world.file("judge").with_suffix(end).read_bytes())
-    find = type(world).file
-    monkeypatch.setattr(type(world), "file", lambda self, role: find(self, {"verifier": "judge"}.get(role, role)))
+    find = type(world).spec
+    monkeypatch.setattr(type(world), "spec", lambda self, role: find(self, {"verifier": "judge"}.get(role, role)))
     assert run_main(monkeypatch, pixel_attack, *COMMON, "--target=mine.safetensors", "--out=run") == 2
     assert "weight tensors of the verifier that are the target's" in read_error(capsys) and not Path("run").exists()
 
@@ -225,7 +225,7 @@ def write_bad_files(world) -> None:
 
 
 MISTAKES = {
-    "world": (latent_attack, ["--world=atlantis"], "expected a world among lfw, synthetic, tiny, got atlantis"),
+    "world": (latent_attack, ["--world=atlantis"], "or a folder with a world.json, got atlantis"),
     "space": (latent_attack, ["--space=q"], "expected a space among z, w, w_plus"),
     "pixels": (latent_attack, ["--space=pixels"], "scripts/pixel_attack.py"),
     "latents": (pixel_attack, ["--space=w"], "scripts/latent_attack.py"),

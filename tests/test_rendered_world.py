@@ -10,7 +10,6 @@ from ganinv.commands import audit_judges, latent_attack, prepare_people
 from ganinv.photos import list_people
 from ganinv.rendered.factors import FACTORS
 from ganinv.reports.report_file import read_report
-from ganinv.worlds import world as worlds
 from ganinv.worlds.world import load_references, render_references
 from tests.tiny_world import BRIEF, make_rendered_world, run_main
 
@@ -25,7 +24,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def place(world, tmp_path, monkeypatch):
-    monkeypatch.setitem(worlds.WORLDS, "rendered", world)
+    (tmp_path / "rendered").symlink_to(world.folder)
     monkeypatch.chdir(tmp_path)
 
 

@@ -40,7 +40,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def tiny(world, tmp_path, monkeypatch):
-    monkeypatch.setitem(worlds.WORLDS, "rendered", world)
+    (tmp_path / "rendered").symlink_to(world.folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(measures, "detect_faces", lambda images: torch.zeros(len(images)))  # seconds a call
     make_attacks = study_capacity.make_attacks

@@ -18,7 +18,7 @@ from ganinv.commands import latent_attack, pixel_attack, train_gan
 from ganinv.reports.report_file import read_report
 from ganinv.studies import sweeps
 from ganinv.worlds import world
-from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main
+from tests.tiny_world import BRIEF, make_tiny_world, register, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "scripts" / "sweeps").glob("*.yaml"))
@@ -171,8 +171,9 @@ def test_the_agents_command_runs_as_a_process(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["latent_attack", "pixel_attack", "transforms"])  # one of each sort
 def test_a_draw_attacks_for_real(name, monkeypatch, tmp_path):
-    register(monkeypatch, make_tiny_world(tmp_path), tmp_path)
-    monkeypatch.setitem(world.WORLDS, "lfw", world.WORLDS[NAME])
+    register(monkeypatch, make_tiny_world(tmp_path), tmp_path, "lfw")
+    (tmp_path / "synthetic").symlink_to("lfw")  # every shipped world is the tiny one
+    monkeypatch.setattr(world, "PRETRAINED", tmp_path)
     sweep = read_yaml(name)
     values = draw(sweep["parameters"], random.Random(1))
     values |= {"identities": "3-4", "wandb": "disabled"}  # six users; no server

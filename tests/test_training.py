@@ -234,6 +234,7 @@ def test_a_log_loses_what_a_resumed_run_writes_again(tmp_path):
 @pytest.fixture
 def world(people, tmp_path, monkeypatch) -> World:
     world = World(tmp_path / "weights", resolution=SIDE)
+    world.save()
     register(monkeypatch, world, tmp_path)
     (tmp_path / "data").symlink_to(people)
     return world

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from ganinv import images
+from ganinv.photos import Photos
 from ganinv.priors.stylegan2_pytorch import build_networks
 from ganinv.priors.stylegan2_pytorch_files import save_prior
 from ganinv.recognizers.cosine import CosineRecognizer
-from ganinv.recognizers.loading import load_recognizer, save_recognizer
-from ganinv.worlds import world as worlds
-from ganinv.worlds.references import Judge, References
+from ganinv.recognizers.loading import save_recognizer
+from ganinv.worlds.references import References
 from ganinv.worlds.truth import FactorRegressor, save_regressor
 from ganinv.worlds.world import World, load_references, render_references
 
@@ -48,6 +48,7 @@ def make_tiny_world(folder: Path) -> World:
         weights = {f"SE.{name}": value for name, value in mapping.state_dict().items()}
         weights |= {f"GE.{name}": value for name, value in synthesis.state_dict().items()}
         save_prior(world.file("prior"), weights, {"role": "prior"})
+        world = world.register("prior", world.file("prior"))
         for role, architecture, identities, side in (
             ("target", "squeezenet1_1", USERS, SIDE),
             ("judge", "squeezenet1_1", USERS, SIDE),
@@ -58,16 +59,23 @@ def make_tiny_world(folder: Path) -> World:
             for name, parameter in model.named_parameters():
                 if name.endswith("bias"):  # SqueezeNet starts without, and would say nothing of a mid-grey picture
                     torch.nn.init.normal_(parameter, std=0.1)
-            save_recognizer(model, world.file(role), {"role": role})
+            world = add_recognizer(world, role, model)
     write_people(folder / "photos" / world.users, USERS, photos=4)
-    photos = load_references(world, folder / "photos")
-    judges = [
-        Judge(role, load_recognizer(str(world.file(role)), "cpu"), sees_users=role == "judge")
-        for role in ("judge", "verifier")
-    ]
-    References.from_photos(photos, judges).save(world.file("references"))
     Image.new("L", (SIDE, SIDE), 120).save(world.folder / "public_mean.png")
-    return world
+    return add_references(world, load_references(world, folder / "photos"))
+
+
+def add_recognizer(world: World, role: str, model: CosineRecognizer) -> World:
+    """Returns the world with a recognizer more, after writing it."""
+    save_recognizer(model, world.file(role), {"role": role})
+    sees_users = {"judge": True, "verifier": False}.get(role)
+    return world.register(role, world.file(role), sees_users=sees_users)
+
+
+def add_references(world: World, photos: Photos) -> World:
+    """Returns the world with references, after its judges have embedded the photos."""
+    References.from_photos(photos, world.judges).save(world.file("references"))
+    return world.register("references", world.file("references"))
 
 
 def make_rendered_world(folder: Path, *, users: int, photos: int, readable: Sequence[int]) -> World:
@@ -79,24 +87,21 @@ def make_rendered_world(folder: Path, *, users: int, photos: int, readable: Sequ
         weights = {f"SE.{name}": value for name, value in mapping.state_dict().items()}
         weights |= {f"GE.{name}": value for name, value in synthesis.state_dict().items()}
         save_prior(world.file("prior"), weights, {"role": "prior"})
+        world = world.register("prior", world.file("prior"))
         for role, identities in (("target", users), ("judge", users), ("verifier", 0), ("lpips_face", 0)):
             architecture = "alexnet_trunk" if role == "lpips_face" else "squeezenet1_1"
             model = CosineRecognizer(architecture, num_identities=identities, embedding_dim=16, scale=8.0)
-            save_recognizer(model, world.file(role), {"role": role})
+            world = add_recognizer(world, role, model)
         regressor = FactorRegressor()
         regressor.r2[list(readable)] = 0.9
         save_regressor(regressor, world.file("factors"), {"role": "factors"})
-    judges = [
-        Judge(role, load_recognizer(str(world.file(role)), "cpu"), sees_users=role == "judge")
-        for role in ("judge", "verifier")
-    ]
-    References.from_photos(render_references(world, range(users)), judges).save(world.file("references"))
-    return world
+        world = world.register("factors", world.file("factors"))
+    return add_references(world, render_references(world, range(users)))
 
 
-def register(monkeypatch: pytest.MonkeyPatch, world: World, folder: Path) -> None:
-    """Makes the world known as "tiny", folder the working folder, and LPIPS's download impossible."""
-    monkeypatch.setitem(worlds.WORLDS, NAME, world)
+def register(monkeypatch: pytest.MonkeyPatch, world: World, folder: Path, name: str = NAME) -> None:
+    """Puts the world as "tiny" into folder, which becomes the working folder, and makes LPIPS's download impossible."""
+    (folder / name).symlink_to(world.folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("GANINV_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(folder / "torch-home"))

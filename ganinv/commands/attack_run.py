@@ -28,7 +28,7 @@ from ganinv.worlds.world import Assets, load_assets
 class AttackRun(AttackConfig):
     """An attack and where it happens."""
 
-    world: str = "synthetic"  # prior, target, judges and references that belong together
+    world: str = "synthetic"  # name or folder: prior, target, judges and references that belong together
     identities: str = "0-4"  # users to reconstruct, such as 0-4,9
     seed: int = 0  # of candidates and transforms
     device: str = "auto"  # auto | cpu | cuda
@@ -139,7 +139,7 @@ def run_attack(
         print("\n".join(differences) or "environment: no difference", file=sys.stderr)
         if config.resume and any(line.startswith(("weights", "photos")) for line in differences):
             raise ValueError(f"expected the weights and photos that {config.resume} was begun with, got others (above)")
-    folder = RunFolder(config.out or new_folder(method, config.world), resume=bool(config.resume))
+    folder = RunFolder(config.out or new_folder(method, assets.world.name), resume=bool(config.resume))
     state = folder.load_state() if config.resume else None
     tracker, report = Tracker(), None
     try:

@@ -36,8 +36,8 @@ def run(config: AuditJudges) -> None:
     from ganinv.worlds.world import load_assets
 
     device = cli.choose_device(config.device)
-    out = Path(config.out or f"results/{config.world}")
-    runs = [read_run(folder) for folder in find_runs(config.runs or [f"runs/{config.world}"])]
+    out = Path(config.out or f"results/{Path(config.world).name}")
+    runs = [read_run(folder) for folder in find_runs(config.runs or [f"runs/{Path(config.world).name}"])]
     runs = [one for one in runs if one.report["world"] == config.world]
     if not runs:
         raise ValueError(f"expected runs of the world {config.world}, got none; see --world")

@@ -32,10 +32,10 @@ def run(config: Compare) -> None:
 
     if not (config.runs or config.world or config.out):
         raise ValueError("expected run folders, --world or --out, got none; try compare.py RUN RUN")
-    places = config.runs or [str(Path(config.out or f"results/{config.world}") / "runs")]
+    places = config.runs or [str(Path(config.out or f"results/{Path(config.world).name}") / "runs")]
     runs = [read_run(folder) for folder in find_runs(places)]
     world = config.world or runs[0].report["world"]
-    out = Path(config.out or f"results/{world}")
+    out = Path(config.out or f"results/{Path(world).name}")
     for one in runs:
         if one.report["world"] != world:
             raise ValueError(f"expected runs of the world {world}, got {one.folder} of {one.report['world']}; see --world")
@@ -127,11 +127,15 @@ def read_picture(folder: Path, user: int):
 
 def show_users(world: str, users: list[int]) -> list | None:
     """Returns a reference photo of each user, uint8 [R,R,3], in a world where nobody is real; None in any other."""
-    from ganinv.worlds.world import WORLDS, render_references
+    from ganinv.worlds.world import find_world, render_references
 
-    if world not in WORLDS or not WORLDS[world].shows_references:
+    try:
+        found = find_world(world)
+    except ValueError:  # the runs may come from a machine with other worlds
         return None
-    photos = render_references(WORLDS[world], users)
+    if not found.shows_references:
+        return None
+    photos = render_references(found, users)
     return [photos.pixels[photos.person == user][0].permute(1, 2, 0).numpy() for user in users]
 
 

@@ -22,25 +22,23 @@ def run(config: EmbedReferences) -> None:
     """Embeds and writes."""
     from ganinv import images
     from ganinv.photos import list_people
-    from ganinv.recognizers.loading import load_recognizer
     from ganinv.training.recipes import HELD_OUT
-    from ganinv.worlds.references import Judge, References
-    from ganinv.worlds.world import find_world, load_public, load_references
+    from ganinv.worlds.references import References
+    from ganinv.worlds.world import load_public, load_references, load_world
 
-    world, device = find_world(config.world), cli.choose_device(config.device)
-    folder = config.photos or f"data/{config.world}"
+    device = cli.choose_device(config.device)
+    world = load_world(config.world, device)
+    folder = config.photos or f"data/{world.name}"
     names = list_people(f"{folder}/{world.users}")
-    photos = load_references(world, folder)
-    judges = [
-        Judge(role, load_recognizer(str(world.file(role)), device), sees_users=role == "judge")
-        for role in ("judge", "verifier")
-    ]
+    photos, judges = load_references(world, folder), world.judges
     out = Path(config.out or world.file("references"))
     out.parent.mkdir(parents=True, exist_ok=True)
     References.from_photos(photos, judges, device).save(out)
     # the average of thousands of people is nobody: a start for the white-box pixel attack
     mean = load_public(world, folder, (0.0, HELD_OUT[0])).images().mean(0)
     images.save(mean, out.parent / "public_mean.png")
+    if not config.out:
+        world.register("references", out).register("public_mean", out.parent / "public_mean.png")
     print(f"{out}: {len(photos)} photos of {len(names)} users, embedded by {', '.join(judge.name for judge in judges)}")
 
 

@@ -23,7 +23,7 @@ class JudgePictures:
     """Judge pictures of a target's users that were made elsewhere: the same judges, controls and report."""
 
     pictures: str = ""  # folder with a sub-folder per identity number, or files <identity>_<k>.png
-    world: str = "synthetic"  # prior, target, judges and references that belong together
+    world: str = "synthetic"  # name or folder: prior, target, judges and references that belong together
     target: str = ""  # the recognizer that was attacked, as for the attacks; "": the world's
     photos: str = ""  # folder with photos of the users, for lpips and lpips_face; "": those are absent
     candidates: int = 2000  # of the control "best candidate", scored by the target; 0: without it
@@ -66,7 +66,7 @@ def run(config: JudgePictures) -> dict:
     provenance = describe_provenance(config.seed, device, assets.weight_files(), sys.argv)
     if assets.references is not None and assets.references.photos is not None:
         provenance["photos"] = hash_photos(assets.references.photos)
-    folder = RunFolder(config.out or new_folder("judged", config.world))
+    folder = RunFolder(config.out or new_folder("judged", world.name))
     try:
         folder.write_json("provenance.json", provenance)
         folder.write_config(asdict(config) | {"identities": ",".join(map(str, identities))})

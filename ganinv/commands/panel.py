@@ -58,7 +58,8 @@ def make(config: Make) -> None:
     check_make(config)
     methods = read_methods(config.runs)
     runs = [run for method in methods for run in method.runs]
-    world, own_target = find_world(runs[0].report["world"]), bool(runs[0].config.get("target"))
+    world, target = find_world(runs[0].report["world"]), runs[0].config.get("target", "")
+    own_target = bool(target) and not world.knows(target, runs[0].report["identities"])
     photographs = own_target or not world.shows_references
     page_file, key_file = check_place(config.out, photographs)
     controls = {method.label for method in methods if is_control(method.runs[0].config)}

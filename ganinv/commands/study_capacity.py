@@ -311,7 +311,7 @@ def make_target(config: StudyCapacity, cell, folder: Path, cache, seconds: dict)
 
     from ganinv.recognizers.loading import load_recognizer, save_recognizer
     from ganinv.training import recognizer as training
-    from ganinv.weights.cards import read_card
+    from ganinv.weights.cards import describe_photos, read_card
 
     weights = folder / "target.safetensors"
     if weights.is_file():
@@ -335,9 +335,10 @@ def make_target(config: StudyCapacity, cell, folder: Path, cache, seconds: dict)
         "role": "target",
         "command": cli.name_command("study_capacity"),
         "data": {
-            "users": f"{len(users)} photos of {len(users.names)} people",
-            "public": f"{len(public)} photos of {len(public.names)} people",
+            "users": describe_photos(len(users), len(users.names)),
+            "public": describe_photos(len(public), len(public.names)),
         },
+        "identities": list(users.names),
         "training": dataclasses.asdict(settings),
         "seed": cell.seed,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
-from ganinv.commands.training_output import claim_output, shown
+from ganinv.commands.training_output import claim_output, register_output, shown
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFactors:
     """Train the factor regressor of a world of rendered people, on public people."""
 
-    world: str = "synthetic"  # its layout and resolution
+    world: str = "synthetic"  # name or folder; a folder of your own gets the weights too
     photos: str = ""  # "": data/<world>; folder with public/, made by prepare_people.py
     out: str = ""  # folder of state, log and weights; "": runs/<world>-factors
     steps: int = 2500  # of 128 photos each
@@ -29,14 +29,16 @@ def run(config: TrainFactors) -> None:
     """Trains, measures R2 on unseen people, and writes weights and card."""
     from ganinv.training import factors as training
     from ganinv.training.recipes import HELD_OUT
+    from ganinv.weights.cards import describe_photos
     from ganinv.worlds.truth import FACTORS, load_regressor, save_regressor
-    from ganinv.worlds.world import find_world, load_public
+    from ganinv.worlds.world import load_public, open_world
 
-    world, folder = find_world(config.world), config.photos or f"data/{config.world}"
+    world = open_world(config.world)
+    folder = config.photos or f"data/{world.name}"
     device = cli.choose_device(config.device)
     precision = cli.choose_training_precision(config.precision, device)
     settings = dataclasses.replace(training.TRAINING, steps=config.steps, seed=config.seed, precision=precision)
-    out = Path(config.out or f"runs/{config.world}-factors")
+    out = Path(config.out or f"runs/{world.name}-factors")
     weights = out / "factors.safetensors"
     cli.check_training(settings)
     claim_output(out, weights, resume=config.resume)
@@ -46,7 +48,7 @@ def run(config: TrainFactors) -> None:
     card = {
         "role": "factors",
         "command": cli.name_command("train_factors"),
-        "data": {"public": f"{len(photos)} photos of {len(photos.names)} people, whose names hash into [0,{HELD_OUT[0]})"},
+        "data": {"public": describe_photos(len(photos), len(photos.names), hash_range=(0.0, HELD_OUT[0]))},
         "training": dataclasses.asdict(settings),
         "seed": settings.seed,
         "metrics": {},
@@ -58,6 +60,7 @@ def run(config: TrainFactors) -> None:
     card["metrics"] = {"r2_on_unseen_people": dict(zip(names, model.r2.tolist(), strict=True))}
     card["metrics"]["readable_factors"] = int(model.readable.sum())
     save_regressor(model, weights, card)
+    register_output(world, "factors", weights)
     print(f"{weights}: {card['metrics']['readable_factors']} of {len(names)} factors can be read off photos")
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
-from ganinv.commands.training_output import claim_output, shown
+from ganinv.commands.training_output import claim_output, register_output, shown
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainGan:
     """Train a stylegan2-pytorch generator on photos of public people."""
 
-    world: str = "synthetic"  # its layout and resolution
+    world: str = "synthetic"  # name or folder; a folder of your own gets the weights too
     photos: str = ""  # "": data/<world>; folder with public/, one sub-folder per person
     out: str = ""  # folder of state, log, samples and weights; "": runs/<world>-prior
     critic: str = ""  # weights of role critic, in whose features reconstructions are compared; "": by pixels alone
@@ -41,11 +41,12 @@ def run(config: TrainGan) -> None:
     from ganinv.recognizers.loading import load_recognizer
     from ganinv.training.gan import GanTraining, train_gan
     from ganinv.training.prior_quality import measure_prior
-    from ganinv.worlds.world import find_world, load_public
+    from ganinv.weights.cards import describe_photos
+    from ganinv.worlds.world import load_public, open_world
 
-    world, device = find_world(config.world), cli.choose_device(config.device)
-    out = Path(config.out or f"runs/{config.world}-prior")
-    folder = config.photos or f"data/{config.world}"
+    world, device = open_world(config.world), cli.choose_device(config.device)
+    out = Path(config.out or f"runs/{world.name}-prior")
+    folder = config.photos or f"data/{world.name}"
     precision = cli.choose_training_precision(config.precision, device)
     cli.check_training(dataclasses.replace(config, precision=precision))
     claim_output(out, out / "prior.safetensors", resume=config.resume)
@@ -66,7 +67,7 @@ def run(config: TrainGan) -> None:
     card = {
         "role": "prior",
         "command": cli.name_command("train_gan"),
-        "data": {"public": f"{len(photos)} photos of {len(photos.names)} people, whose names hash into [0,0.8)"},
+        "data": {"public": describe_photos(len(photos), len(photos.names), hash_range=(0.0, 0.8))},
         "training": dataclasses.asdict(settings),
         "seed": settings.seed,
         "metrics": {},
@@ -77,6 +78,7 @@ def run(config: TrainGan) -> None:
         generator = load_generator(str(file), device)  # measured as it is kept, rounded
         card["metrics"] = measure_prior(generator, eye, world, folder, out)
         save_prior(file, weights, card)
+    register_output(world, "prior", file)
     print(f"{file}: {card['metrics']}")
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
-from ganinv.commands.training_output import claim_output, shown
+from ganinv.commands.training_output import claim_output, register_output, shown
+
+WORLD_ROLES = ("target", "judge", "verifier", "lpips_face")  # a critic is of use to a training alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,7 @@ class TrainRecognizer:
     """Train a recognizer on photos of users and of public people."""
 
     role: str = "target"  # target | judge | verifier | lpips_face | critic
-    world: str = "synthetic"  # its layout and resolution
+    world: str = "synthetic"  # name or folder; a folder of your own gets the weights too
     photos: str = ""  # "": data/<world>; folder with private/ and public/, one sub-folder per person
     out: str = ""  # folder of state, log and weights; "": runs/<world>-<role>
     architecture: str = ""  # a torchvision classifier; "": the role's own
@@ -33,18 +35,18 @@ def run(config: TrainRecognizer) -> None:
     from ganinv.recognizers.loading import load_recognizer, save_recognizer
     from ganinv.training import recognizer as training
     from ganinv.training.recipes import HELD_OUT, PHOTOS_PER_USER, RECIPES
-    from ganinv.worlds.world import find_world, load_public
+    from ganinv.worlds.world import load_public, open_world
 
     if config.role not in RECIPES:
         raise ValueError(f"expected a role among {', '.join(RECIPES)}, got {config.role}")
-    recipe, world = RECIPES[config.role], find_world(config.world)
-    photos = config.photos or f"data/{config.world}"
+    recipe, world = RECIPES[config.role], open_world(config.world)
+    photos = config.photos or f"data/{world.name}"
     device = cli.choose_device(config.device)
     changes = {"precision": cli.choose_training_precision(config.precision, device)}
     changes |= {name: value for name in ("architecture", "steps") if (value := getattr(config, name))}
     changes |= {"seed": config.seed} if config.seed >= 0 else {}
     settings = dataclasses.replace(recipe.training, **changes)
-    out = Path(config.out or f"runs/{config.world}-{config.role}")
+    out = Path(config.out or f"runs/{world.name}-{config.role}")
     weights = out / f"{config.role}.safetensors"
     cli.check_training(settings)
     claim_output(out, weights, resume=config.resume)
@@ -73,15 +75,19 @@ def run(config: TrainRecognizer) -> None:
         card["metrics"]["users_top1"] = training.top1(model, test)
         card["metrics"]["users_test_photos"] = len(test)
     save_recognizer(model, weights, card)
+    if config.role in WORLD_ROLES:
+        sees_users = recipe.sees_users if config.role in ("judge", "verifier") else None
+        register_output(world, config.role, weights, sees_users=sees_users)
     print(f"{weights}: {card['metrics']}")
 
 
 def describe_data(recipe, users, public, most: int) -> dict:
     """Returns what a recognizer was trained on, as its card says it."""
-    low, high = recipe.public
-    described = {"public": f"{len(public)} photos of {len(public.names)} people, those whose name hashes into [{low},{high})"}
+    from ganinv.weights.cards import describe_photos
+
+    described = {"public": describe_photos(len(public), len(public.names), hash_range=recipe.public)}
     if users is not None:
-        described["users"] = f"{len(users)} photos of {len(users.names)} people, split train, at most {most} each"
+        described["users"] = describe_photos(len(users), len(users.names), split="train", most=most)
     return described
 
 

@@ -16,6 +16,18 @@ def claim_output(out: Path, weights: Path, *, resume: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
+def register_output(world, role: str, weights: Path, *, sees_users: bool | None = None) -> None:
+    """Copies trained weights and their card into a world that is a folder of the user's own, and says so there.
+
+    A shipped world stays as it is. sees_users: of a judge, None for what is none.
+    """
+    from ganinv.worlds.world import PRETRAINED
+
+    if world.folder.parent != PRETRAINED:
+        world.register(role, weights, sees_users=sees_users)
+        print(f"{world.folder}: {role} added")
+
+
 @contextmanager
 def shown(config, steps: int, name: str, out: Path) -> Iterator[Callable[[dict], None]]:
     """Gives a training's on_step, which moves a bar of tqdm and logs to Weights & Biases as config.wandb says."""

@@ -1,34 +1,45 @@
-"""Worlds: a prior, a target, judges and references that belong together."""
+"""Worlds: folders of weights with cards, a prior, a target, judges and references that belong together."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from ganinv.interfaces import Recognizer
 from ganinv.photos import Photos, choose_photos, list_people, load_photos, select_people
 from ganinv.priors.loading import load_generator
 from ganinv.recognizers.adapters import weight_file
 from ganinv.recognizers.loading import load_recognizer
+from ganinv.weights.cards import find_card
 from ganinv.weights.checkpoints import find_checkpoint
+from ganinv.worlds import world_file
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.truth import Truth, load_regressor
+from ganinv.worlds.world_file import CARDLESS, PUBLISHED, JudgeEntry
 
-PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained"
+HERE = Path(__file__).resolve().parents[1]
+# beside the package in a checkout, inside it where a wheel was installed
+PRETRAINED = HERE / "pretrained" if (HERE / "pretrained").is_dir() else HERE.parent / "pretrained"
 
 
 @dataclass(frozen=True)
 class World:
-    """A folder of weights, each with a card: prior, target, judge, verifier, lpips_face (.safetensors), references.
+    """A folder of weights, each with a card, and its world.json. What it loads it loads once, when it is first asked for.
 
-    resolution: of its pictures; grey: its photos are greyscale, so a pixel search gets one channel; users: the
-    sub-folder of a photo folder whose people are the target's identities, in order of name; public: likewise the others;
-    photos_per_user: of people who do not exist, whose photos are rendered when asked for; 0 where people are real;
-    shows_references: reference photos may be shown in a report, since nobody on them is real.
+    resolution: of its pictures; grey: its photos are greyscale, so a pixel search gets one channel; frame: where the
+    mean face lies, five points (x, y) as shares of the side, None where unknown; users: the sub-folder of a photo folder
+    whose people are the target's identities, in order of name; public: likewise the others; photos_per_user: of people
+    who do not exist, whose photos are rendered when asked for; 0 where people are real; shows_references: reference
+    photos may be shown in a report, since nobody on them is real. roles: role -> file in the folder, or published
+    network; judge_entries: likewise the judges, those first that never met the users.
     """
 
     folder: Path
@@ -38,23 +49,181 @@ class World:
     public: str = "public"
     photos_per_user: int = 0
     shows_references: bool = False
+    frame: tuple[tuple[float, float], ...] | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
+    judge_entries: tuple[JudgeEntry, ...] = ()
+    device: torch.device | str = "cpu"
 
-    def file(self, name: str) -> Path:
-        """Returns the weight file of a role."""
-        return self.folder / f"{name}.safetensors"
+    @property
+    def name(self) -> str:
+        """Returns the folder's name."""
+        return self.folder.name
+
+    def has(self, role: str) -> bool:
+        """Says whether the world has a role or a judge of that name."""
+        return role in self.roles or any(entry.name == role for entry in self.judge_entries)
+
+    def spec(self, role: str) -> str:
+        """Returns what load_recognizer and load_generator read for a role, or for a judge by its name.
+
+        Raises: ValueError when the world has no such role.
+        """
+        judges = {entry.name: entry.recognizer for entry in self.judge_entries}
+        place = self.roles.get(role) or judges.get(role)
+        if place is None:
+            known = ", ".join([*self.roles, *judges]) or "nothing"
+            raise ValueError(f"expected a {role} in the world {self.folder}, got {known}; train one, or name your own")
+        return place if place in PUBLISHED else str(self.folder / place)
+
+    def file(self, role: str) -> Path:
+        """Returns the weight file of a role; where the world has no such role, the place where it would lie."""
+        return weight_file(self.spec(role)) if self.has(role) else self.folder / f"{role}.safetensors"
+
+    @cached_property
+    def prior(self) -> nn.Module:
+        """Returns the generator."""
+        return load_generator(self.spec("prior"), self.device)
+
+    @cached_property
+    def target(self) -> Recognizer:
+        """Returns the recognizer under attack."""
+        return load_recognizer(self.spec("target"), self.device, resolution=self.resolution)
+
+    @cached_property
+    def judges(self) -> list[Judge]:
+        """Returns the judges, those first that never met the users."""
+        return [self.load_judge(entry) for entry in self.judge_entries]
+
+    def load_judge(self, entry: JudgeEntry) -> Judge:
+        """Returns a judge."""
+        recognizer = load_recognizer(self.spec(entry.name), self.device, resolution=self.resolution)
+        return Judge(entry.name, recognizer, entry.sees_users)
+
+    @cached_property
+    def references(self) -> References | None:
+        """Returns the users' photos as the judges have embedded them, without pictures; None in a world without.
+
+        Raises: ValueError when a judge has not embedded them.
+        """
+        if not self.has("references"):
+            return None
+        references = References.load(self.file("references"))
+        if lacking := [entry.name for entry in self.judge_entries if entry.name not in references.embeddings]:
+            found = ", ".join(references.embeddings) or "nobody"
+            raise ValueError(
+                f"expected references that {lacking[0]} has embedded in {self.folder}, got some of {found}; "
+                f"run embed_references.py --world={self.folder}"
+            )
+        return references
+
+    @cached_property
+    def truth(self) -> Truth | None:
+        """Returns the truth about people who do not exist, None for real ones."""
+        return Truth(load_regressor(self.file("factors"), self.device)) if self.has("factors") else None
+
+    @cached_property
+    def identities(self) -> tuple[str, ...]:
+        """Returns the names of the users in order, as the target's card lists them; () where no card does."""
+        return read_identities(self.spec("target")) if self.has("target") else ()
+
+    def knows(self, target: str, identities: Sequence[int] = ()) -> bool:
+        """Says whether a target of one's own has the world's users among its classes, under the same numbers.
+
+        That is what its card must say: the same names in the same order, as far as both lists go; identities: those that
+        are attacked, which must be among them; all of them where none are given.
+        """
+        theirs, ours = read_identities(target), self.identities
+        common = min(len(theirs), len(ours))
+        if not common or theirs[:common] != ours[:common]:
+            return False
+        return max(identities) < common if identities else len(theirs) == len(ours)
+
+    def save(self) -> None:
+        """Writes world.json."""
+        world_file.write_world_file(self.folder, {f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+    def register(self, role: str, file: str | Path, *, sees_users: bool | None = None) -> World:
+        """Returns the world with one more file, or another for the role; written to world.json.
+
+        file: a published network, or weights, which are copied with their card unless they lie in the folder; sees_users:
+        of a judge, None for what is none.
+        """
+        place = str(file)
+        if place not in PUBLISHED:
+            place = f"{role}{Path(file).suffix}"
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for source in (Path(file), *(() if role in CARDLESS else (Path(file).with_suffix(".json"),))):
+                goal = self.folder / f"{role}{source.suffix}"
+                if not goal.exists() or not source.samefile(goal):
+                    shutil.copyfile(source, temporary := goal.with_name(f"{goal.name}.tmp"))
+                    os.replace(temporary, goal)
+        if sees_users is None:
+            changed = dataclasses.replace(self, roles={**self.roles, role: place})
+        else:
+            others = [entry for entry in self.judge_entries if entry.name != role]
+            entries = [*others, JudgeEntry(name=role, recognizer=place, sees_users=sees_users)]
+            changed = dataclasses.replace(self, judge_entries=tuple(sorted(entries, key=lambda entry: entry.sees_users)))
+        changed.save()
+        return changed
 
 
-WORLDS = {
-    "lfw": World(PRETRAINED / "lfw", grey=True),
-    "synthetic": World(PRETRAINED / "synthetic", photos_per_user=50, shows_references=True),
-}
+def read_identities(spec: str) -> tuple[str, ...]:
+    """Returns the names on the card of a recognizer's weight file, in order; () without such a card."""
+    names = find_card(weight_file(spec)).get("identities")
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def list_worlds() -> list[str]:
+    """Returns the names of the shipped worlds."""
+    return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{world_file.NAME}"))
+
+
+def find_world(name: str | Path) -> World:
+    """Returns a world by a shipped name or its folder, without loading anything.
+
+    Raises: ValueError with the names there are, or naming the file or card that the folder lacks; see read_world_file.
+    """
+    shipped = PRETRAINED / name
+    if name in list_worlds():
+        folder = shipped
+    else:
+        folder = Path(os.path.abspath(Path(name).expanduser()))
+        if not folder.is_dir():
+            raise ValueError(f"expected a world among {', '.join(list_worlds())}, or a folder with a world.json, got {name}")
+    world = World(folder, **world_file.read_world_file(folder))
+    places = {**world.roles, **{entry.name: entry.recognizer for entry in world.judge_entries}}
+    for role, place in places.items():
+        file = folder / place
+        if place not in PUBLISHED and not file.is_file():
+            raise ValueError(f"expected {place} for the {role} in the world {folder}, got none; copy the whole folder again")
+        if place not in PUBLISHED and role not in CARDLESS and not file.with_suffix(".json").is_file():
+            card = file.with_suffix(".json").name
+            raise ValueError(f"expected the card {card} of the {role} in the world {folder}, got none; copy both files")
+    return world
+
+
+def open_world(name: str | Path) -> World:
+    """Returns a world as find_world does, or for a folder that is new or empty a world of 64 px that holds nothing yet."""
+    folder = Path(name).expanduser()
+    is_path = os.sep in str(name) or folder.is_dir()
+    if name not in list_worlds() and is_path and not (folder / world_file.NAME).exists():
+        return World(Path(os.path.abspath(folder)))
+    return find_world(name)
+
+
+def load_world(name: str | Path, device: torch.device | str = "cpu") -> World:
+    """Returns a world by a shipped name or its folder; prior, target, judges, ... are loaded when they are asked for.
+
+    Raises: ValueError, see find_world.
+    """
+    return dataclasses.replace(find_world(name), device=device)
 
 
 @dataclass(frozen=True)
 class Assets:
     """What a run needs, loaded: generator (None: no prior), target, judges, references; files: role -> weight file.
 
-    truth: of a world of rendered people and its own target, else None.
+    truth: of a world of rendered people and a target that knows them, else None.
     """
 
     world: World
@@ -70,56 +239,52 @@ class Assets:
         return {role: path for role, path in self.files.items() if path.is_file()}
 
 
-def find_world(name: str) -> World:
-    """Returns a world by name. Raises: ValueError with the names there are."""
-    if name not in WORLDS:
-        raise ValueError(f"expected a world among {', '.join(WORLDS)}, got {name}")
-    return WORLDS[name]
-
-
 def load_assets(
     name: str, *, device: torch.device, generator: str = "", target: str = "", photos: str = "", prior: bool = True,
     identities: Sequence[int] = (),
 ) -> Assets:  # fmt: skip
     """Returns a world's assets, with the user's own generator, target or photos where they are given.
 
-    identities: users whose reference photos are rendered where the world can do that.
-    generator, target: anything that loading.py reads, "" for the world's own. photos: the world's photo folder, for what
-    needs pictures; with a target of one's own, a folder with one sub-folder of new photos for each of its identities, in
-    order of name. Such a target has no judge that knows its users: the verifier alone compares them.
+    identities: users that are attacked, whose reference photos are rendered where the world can do that.
+    generator, target: anything that loading.py reads, "" for the world's own. A target whose card lists the world's
+    users keeps the world's judges, references and truth. photos: the world's photo folder, for what needs pictures; with
+    a target of other users, a folder with one sub-folder of new photos for each of its identities, in order of name. No
+    judge knows these users: those alone take part that compare.
     Raises: ValueError for an unknown world, and whatever loading raises.
     """
-    world = find_world(name)
-    prior_spec = generator or world.file("prior")
-    specs = {"prior": str(find_checkpoint(prior_spec)), "target": target or str(world.file("target"))}
-    model = load_recognizer(specs["target"], device, resolution=world.resolution)
-    prior_model = load_generator(specs["prior"], device) if prior else None
-    if not prior:
-        del specs["prior"]
-    judges, references = [Judge("verifier", load_recognizer(str(world.file("verifier")), device), sees_users=False)], None
-    specs |= {role: str(world.file(role)) for role in ("verifier", "lpips_face")}
-    if not target:
-        specs |= {role: str(world.file(role)) for role in ("judge", "references")}
-        judges.append(Judge("judge", load_recognizer(specs["judge"], device), sees_users=True))
-        references = References.load(specs["references"])
-        if photos:
-            references = add_photos(references, load_references(world, photos), judges[0])
-        elif known := sorted(set(identities) & set(references.person.tolist()) if world.photos_per_user else ()):
-            references = add_photos(references, render_references(world, known), judges[0], of_all=False)
+    world = load_world(name, device)
+    known = not target or world.knows(target, identities)
+    model = load_recognizer(target, device, resolution=world.resolution) if target else world.target
+    prior_file = find_checkpoint(generator or world.spec("prior")) if prior else None
+    prior_model = None if not prior else load_generator(str(prior_file), device) if generator else world.prior
+    judges = world.judges if known else [world.load_judge(entry) for entry in world.judge_entries if not entry.sees_users]
+    references = world.references if known else None
+    if photos and not known:
+        references = References.from_photos(load_own_photos(photos, world.resolution, model.num_identities), judges, device)
+    elif photos and references is None:
+        references = References.from_photos(load_references(world, photos), judges, device)
     elif photos:
-        own = load_photos(list_people(photos), world.resolution)
-        if len(own.names) != model.num_identities:
-            raise ValueError(
-                f"expected a sub-folder of {photos} for each of the target's {model.num_identities} identities, in order "
-                f"of name, got {len(own.names)}"
-            )
-        references = References.from_photos(own, judges, device)
-    truth = None
-    if world.photos_per_user and not target:
-        specs["factors"] = str(world.file("factors"))
-        truth = Truth(load_regressor(specs["factors"], device))
-    files = {role: weight_file(spec) if role == "target" else Path(spec) for role, spec in specs.items()}
-    return Assets(world, prior_model, model, judges, references, files, truth)
+        references = add_photos(references, load_references(world, photos), judges[0])
+    elif world.photos_per_user and references and (known_users := sorted({*identities} & {*references.person.tolist()})):
+        references = add_photos(references, render_references(world, known_users), judges[0], of_all=False)
+    files = {"prior": prior_file} if prior else {}
+    files["target"] = weight_file(target or world.spec("target"))
+    files |= {judge.name: world.file(judge.name) for judge in judges if not judge.sees_users}
+    files["lpips_face"] = world.file("lpips_face")
+    files |= {judge.name: world.file(judge.name) for judge in judges if judge.sees_users}
+    files |= {role: world.file(role) for role in ("references", "factors") if known and world.has(role)}
+    return Assets(world, prior_model, model, judges, references, files, world.truth if known else None)
+
+
+def load_own_photos(photos: str | Path, resolution: int, num_identities: int | None) -> Photos:
+    """Returns new photos of a target's users, one sub-folder for each. Raises: ValueError for another number of them."""
+    own = load_photos(list_people(photos), resolution)
+    if len(own.names) != num_identities:
+        raise ValueError(
+            f"expected a sub-folder of {photos} for each of the target's {num_identities} identities, in order "
+            f"of name, got {len(own.names)}"
+        )
+    return own
 
 
 @torch.no_grad()

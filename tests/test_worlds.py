@@ -1,0 +1,182 @@
+"""Worlds as folders: what world.json may say, what is loaded when, and which targets keep a world's judges."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganinv.commands import latent_attack
+from ganinv.recognizers.cosine import CosineRecognizer
+from ganinv.recognizers.loading import save_recognizer
+from ganinv.reports.report_file import read_report
+from ganinv.weights.cards import read_card
+from ganinv.worlds import world as worlds
+from ganinv.worlds.world import World, find_world, list_worlds, load_assets, load_world, open_world
+from tests.tiny_world import BRIEF, NAME, SIDE, USERS, make_tiny_world, register, run_main
+
+NAMES = [f"p{number:02d}" for number in range(USERS)]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The tiny world, whose target's card lists its users."""
+    world = make_tiny_world(tmp_path_factory.mktemp("tiny"))
+    name_users(world.file("target"), NAMES)
+    return world
+
+
+@pytest.fixture(autouse=True)
+def world(made, monkeypatch, tmp_path):
+    register(monkeypatch, made, tmp_path)
+    return made
+
+
+def name_users(weights: Path, names: list[str]) -> None:
+    """Writes names as identities onto a card."""
+    card = read_card(weights) | {"identities": names}
+    weights.with_suffix(".json").write_text(json.dumps(card))
+
+
+def write_target(file: str, names: list[str]) -> str:
+    """Returns the path of an untrained target with these names on its card, after writing it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = CosineRecognizer("mlp", num_identities=len(names), embedding_dim=8, input_size=SIDE)
+    save_recognizer(model, file, {"identities": names})
+    return file
+
+
+def copy_world(name: str = "copy") -> Path:
+    """Returns a copy of the tiny world in the working folder."""
+    return Path(shutil.copytree(NAME, name))
+
+
+def test_the_shipped_worlds_hold_what_they_list():
+    assert {"lfw", "synthetic"} <= set(list_worlds())
+    for name in list_worlds():
+        world = find_world(name)
+        assert world.name == name and world.folder.parent == worlds.PRETRAINED
+        listed = {world.file(role) for role in world.roles} | {world.file(one.name) for one in world.judge_entries}
+        lying = {file for file in world.folder.iterdir() if file.suffix in (".safetensors", ".png")}
+        assert lying <= listed  # nothing is shipped that no role needs
+
+
+def test_a_world_comes_back_as_it_was_saved(tmp_path):
+    entry = worlds.JudgeEntry(name="sface", recognizer="sface", sees_users=False, thresholds={1e-3: 0.4}, impostor_pairs=9)
+    frame = tuple((float(x), 0.5) for x in range(5))
+    world = World(tmp_path / "a", resolution=32, users="users", frame=frame, judge_entries=(entry,), roles={"target": "dlib"})
+    world.save()
+    assert find_world(tmp_path / "a") == world
+
+
+def test_nothing_is_loaded_before_it_is_asked_for(monkeypatch):
+    loaded = []
+    load = worlds.load_recognizer
+    monkeypatch.setattr(
+        worlds, "load_recognizer", lambda spec, *rest, **more: loaded.append(spec) or load(spec, *rest, **more)
+    )
+    world = load_world(NAME)
+    assert not loaded
+    assert world.target is world.target and len(loaded) == 1
+    assert [judge.name for judge in world.judges] == ["verifier", "judge"] and len(loaded) == 3
+    assert world.references.person.max() == USERS - 1 and world.truth is None and world.prior.resolution == SIDE
+    with pytest.raises(ValueError, match="expected a factors in the world .*, got prior, target, lpips_face"):
+        world.spec("factors")
+
+
+def remove(key: str):
+    return lambda folder: (folder / key).unlink()
+
+
+def say(**values):
+    def change(folder: Path) -> None:
+        said = json.loads((folder / "world.json").read_text())
+        (folder / "world.json").write_text(json.dumps(said | values))
+
+    return change
+
+
+JUDGE = {"name": "judge", "recognizer": "judge.safetensors", "sees_users": True}
+BROKEN = {
+    "no world.json": (remove("world.json"), "expected a world, a folder with a world.json, got .*copy, which has none"),
+    "no file": (remove("judge.safetensors"), "expected judge.safetensors for the judge in the world .*copy, got none"),
+    "no card": (remove("verifier.json"), "expected the card verifier.json of the verifier in the world .*copy, got none"),
+    "no prior's card": (remove("prior.json"), "expected the card prior.json of the prior"),
+    "no object": (lambda folder: (folder / "world.json").write_text("[1]"), "expected JSON in .*, got something other"),
+    "odd key": (say(epochs=3), "expected the keys resolution, .*, got epochs"),
+    "resolution": (say(resolution="64"), 'expected resolution to be a side in pixels from 4 to 4096 in .*, got "64"'),
+    "frame": (say(frame=[[0, 1]]), "expected frame to be null or five points"),
+    "a path": (say(roles={"target": "../target.safetensors"}), "expected roles to be roles, each NAME.safetensors"),
+    "code": (say(roles={"target": "os:getcwd"}), "expected roles to be roles"),
+    "twice": (say(judges=[JUDGE, JUDGE]), "expected judges to be a list of judges, each with a name of its own"),
+    "half a judge": (say(judges=[{"name": "judge"}]), "expected judges to be a list"),
+    "thresholds": (say(judges=[JUDGE | {"thresholds": {"often": 1}}]), "expected judges to be a list"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_folder_that_is_not_whole_is_one_line(name, monkeypatch, capsys):
+    change, message = BROKEN[name]
+    change(copy_world())
+    with pytest.raises(ValueError, match=message):
+        find_world("copy")
+    assert run_main(monkeypatch, latent_attack, "--world=copy", "--out=run") == 2
+    assert capsys.readouterr().err.count("\n") == 1 and not Path("run").exists()
+
+
+def test_references_that_a_judge_has_not_embedded_are_named():
+    find_world(copy_world()).register("third", Path(NAME) / "verifier.safetensors", sees_users=False)
+    with pytest.raises(
+        ValueError, match="expected references that third has embedded .* got some of judge, verifier; run embed"
+    ):
+        _ = load_world("copy").references
+
+
+def test_a_new_folder_becomes_a_world_file_by_file():
+    world = open_world("worlds/mine")
+    assert (world.folder, world.roles) == (Path.cwd() / "worlds" / "mine", {})
+    for role, sees in (("judge", True), ("prior", None), ("verifier", False), ("judge", True)):
+        world = world.register(role, Path(NAME) / f"{role}.safetensors", sees_users=sees)
+    found = find_world("worlds/mine")
+    assert found == world == open_world("worlds/mine") and found.roles == {"prior": "prior.safetensors"}
+    assert [entry.name for entry in found.judge_entries] == ["verifier", "judge"]
+    assert load_world("worlds/mine").prior.resolution == SIDE
+    with pytest.raises(ValueError, match="expected a target in the world .*mine, got prior, verifier, judge; train one"):
+        load_assets("worlds/mine", device=CPU)
+    with pytest.raises(ValueError, match="expected a world among .*, got atlantis"):
+        open_world("atlantis")  # no folder, and no path of one: more likely a misspelt name
+
+
+@pytest.mark.parametrize(
+    ("names", "identities", "known"),
+    [
+        (NAMES, (), True),
+        (NAMES, (0, 5), True),
+        ([*NAMES, "p06"], (0, 5), True),  # more users, behind the world's own
+        (NAMES[:3], (0, 2), True),
+        ([*NAMES, "p06"], (), False),  # of somebody the judges would know nothing
+        ([*NAMES, "p06"], (6,), False),
+        (NAMES[::-1], (0,), False),  # the same people under other numbers
+        ([f"q{number}" for number in range(USERS)], (0,), False),
+    ],
+)
+def test_a_target_that_knows_the_users_keeps_the_judges_and_references(names, identities, known):
+    target = write_target("mine.safetensors", names)
+    assets = load_assets(NAME, device=CPU, target=target, identities=identities, prior=False)
+    assert [judge.name for judge in assets.judges] == (["verifier", "judge"] if known else ["verifier"])
+    assert (assets.references is not None) == known == ("references" in assets.files)
+    assert assets.target.num_identities == len(names) and assets.files["target"] == Path(target)
+
+
+def test_a_run_on_a_target_of_the_same_users_is_judged_as_the_worlds_own(monkeypatch):
+    write_target("mine.safetensors", NAMES)
+    flags = [*BRIEF, f"--world={NAME}", "--identities=0-1", "--steps=1"]
+    assert run_main(monkeypatch, latent_attack, *flags, "--target=mine.safetensors", "--out=mine") == 0
+    assert run_main(monkeypatch, latent_attack, *flags, "--out=own") == 0
+    assert read_report("mine")["summary"].keys() == read_report("own")["summary"].keys()
+    assert "judge_score" in read_report("mine")["summary"]
