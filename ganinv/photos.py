@@ -34,6 +34,11 @@ class Photos:
         return images.from_uint8(self.pixels[index])
 
 
+def hash_photos(photos: Photos) -> str:
+    """Returns the SHA-256 over the pixels of photos, in their order."""
+    return hashlib.sha256(photos.pixels.contiguous().numpy().tobytes()).hexdigest()
+
+
 def unit_hash(text: str) -> float:
     """Returns a number in [0,1) that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -79,6 +79,7 @@ def test_sweep_forms_parse():
         (["--flip=maybe"], ["maybe", "True", "False"]),
         (["--mode=x"], ["offline", "online"]),
         (["--num-steps"], ["--num-steps"]),
+        (["--num-steps=٣"], ["--num-steps", "expected a number such as 3, got ٣"]),
         (["--num-steps=-1"], ["expected num_steps of at least 0, got -1"]),
         (["--dry-run=maybe"], ["--dry-run=maybe"]),
     ],
@@ -191,7 +192,7 @@ class Spy:
             print(os.environ.get("OMP_WAIT_POLICY"))
             sys.exit()
 sys.meta_path.insert(0, Spy())
-import ganinv.commands.latent_attack
+import ganinv.studies.attack_run
 """
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     for given, found in ({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"):
@@ -212,7 +213,9 @@ def test_parse_identities():
     assert parse_identities(" 7 ") == (7,)
 
 
-@pytest.mark.parametrize("text", ["", "a", "4-0", "1,1", "0-2,1", "-1", "1.5", "1,,2", "0-99999999999", "[]", "٣"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "4-0", "1,1", "0-2,1", "-1", "1.5", "1,,2", "0-99999999999", "[]", "٣", "[0,1", "0,1]"]
+)
 def test_parse_identities_names_what_it_refuses(text):
     with pytest.raises(ValueError, match="^expected"):
         parse_identities(text)

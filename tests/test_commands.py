@@ -20,8 +20,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from ganinv.cli import override
 from ganinv.commands import compare, latent_attack, pixel_attack
-from ganinv.commands.attack_run import apply_overrides
 from ganinv.commands.compare import gather_runs
 from ganinv.reports.report_file import read_report
 from ganinv.weights.cards import read_card
@@ -172,9 +172,34 @@ def test_a_target_that_is_a_judge_is_refused(monkeypatch, capsys, world):
 def test_a_sweeps_values_reach_nested_settings():
     config = latent_attack.LatentAttack()
     values = {"optim.lr": 0.5, "augment": {"flip": 0.0}, "augment.scale": [1.0, 1.2], "psi": 0.6, "_wandb": {}, "x": 1}
-    changed = apply_overrides(config, values)
-    assert (changed.optim.lr, changed.augment.flip, changed.augment.scale, changed.psi) == (0.5, 0.0, (1.0, 1.2), 0.6)
-    assert changed.optim.betas == config.optim.betas and config.optim.lr != 0.5
+    found = override(config, values).attack
+    assert (found.optim.lr, found.augment.flip, found.augment.scale, found.psi) == (0.5, 0.0, (1.0, 1.2), 0.6)
+    assert found.optim.betas == config.attack.optim.betas and config.attack.optim.lr != 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"identities": "4-9"}, "expected identities from 0 to 5, got 6, 7, 8, 9"),
+        ({"target": "nowhere.safetensors"}, "nowhere.safetensors"),
+        ({"space": "pixels"}, "scripts/pixel_attack.py"),
+        ({"seed": -1}, "expected a seed"),
+    ],
+)
+def test_a_sweeps_values_are_checked_like_options(values, message, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    monkeypatch.setattr("ganinv.reports.tracking.Tracker.start", lambda *args, **kwargs: values)
+    assert run_main(monkeypatch, latent_attack, *COMMON, "--out=run") == 2
+    assert message in read_error(capsys)
+
+
+def test_a_sweeps_values_are_those_that_run(monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    values = {"identities": "3-4", "optim": {"lr": 0.02}}
+    monkeypatch.setattr("ganinv.reports.tracking.Tracker.start", lambda *args, **kwargs: values)
+    assert run_main(monkeypatch, latent_attack, *COMMON, "--out=run") == 0
+    config = json.loads(Path("run/config.json").read_text())
+    assert read_report("run")["identities"] == [3, 4] and config["identities"] == "3-4" and config["optim"]["lr"] == 0.02
 
 
 # ---- refusals

@@ -285,7 +285,7 @@ def test_a_run_says_its_precision_and_is_resumed_and_repeated_in_it(made, monkey
     register(monkeypatch, made, tmp_path)
     common = [f"--world={NAME}", "--identities=0-1", *BRIEF]
     taken = Choice(Form("bfloat16"), Form("bfloat16", "contiguous"), "precision: what was taken")
-    monkeypatch.setattr("ganinv.commands.attack_run.choose_precision", lambda *arguments: taken)
+    monkeypatch.setattr("ganinv.studies.attack_run.choose_precision", lambda *arguments: taken)
     assert run_main(monkeypatch, latent_attack, *common, "--precision=auto", "--out=a") == 0
     assert "precision: what was taken" in capsys.readouterr().err
     assert Choice.recall(json.loads(Path("a/provenance.json").read_text())["precision"]) == Choice(taken.prior, taken.target)
@@ -293,7 +293,7 @@ def test_a_run_says_its_precision_and_is_resumed_and_repeated_in_it(made, monkey
     def never(*arguments):
         raise AssertionError("probed again")
 
-    monkeypatch.setattr("ganinv.commands.attack_run.choose_precision", never)
+    monkeypatch.setattr("ganinv.studies.attack_run.choose_precision", never)
     assert run_main(monkeypatch, latent_attack, "--from-run=a", "--out=b", "--wandb=disabled") == 0
     assert "the same results" in capsys.readouterr().out
     Path("a/report.json").rename("first.json")  # as if it had been killed before the report

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ganinv.commands import attack_run, latent_attack, pixel_attack, verify
+from ganinv.commands import latent_attack, pixel_attack, verify
 from ganinv.reports.report_file import read_report
 from ganinv.reports.run_folder import RunFolder
+from ganinv.studies import attack_run
 from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +53,7 @@ torch.set_num_threads(1)  # a process without threads of its own may fork
 from pathlib import Path
 from ganinv.commands import latent_attack
 from ganinv.priors.stylegan2_pytorch import import_stylegan2_pytorch
-import facenet_pytorch, tqdm
+import facenet_pytorch, ganinv.studies.attack_run, tqdm
 import_stylegan2_pytorch()
 
 def attack(arguments, seconds):

@@ -9,11 +9,13 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import yaml
 
+from ganinv.cli import flatten
 from ganinv.commands import latent_attack, pixel_attack, train_gan
 from ganinv.reports.report_file import read_report
 from ganinv.studies import sweeps
@@ -24,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "scripts" / "sweeps").glob("*.yaml"))
 NAMES = [file.stem for file in FILES]
 COMMANDS = {  # program -> command, and the configuration whose options its sweeps name
-    "scripts/latent_attack.py": (latent_attack, latent_attack.LatentAttack),
-    "scripts/pixel_attack.py": (pixel_attack, pixel_attack.Modern),
-    "scripts/train_gan.py": (train_gan, train_gan.TrainGan),
+    "scripts/latent_attack.py": (latent_attack, latent_attack.LatentAttack()),
+    "scripts/pixel_attack.py": (pixel_attack, pixel_attack.choose_defaults(pixel_attack.PixelAttack(variant="modern"))),
+    "scripts/train_gan.py": (train_gan, train_gan.TrainGan()),
 }
 ATTACKS = [file.stem for file in FILES if "train" not in file.stem]
 DRAWS = 6
@@ -98,7 +100,7 @@ def test_the_schema_refuses(change, schema):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sweep_is_what_the_server_and_the_agent_read(name):
     sweep = read_yaml(name)
-    _, config_type = COMMANDS[sweep["program"]]
+    _, defaults = COMMANDS[sweep["program"]]
     assert (ROOT / sweep["program"]).is_file() and sweep["name"] == name
     assert sweep["command"] == ["${env}", "${interpreter}", "${program}", "${args}"]
     assert sweep["parameters"]["wandb"] == {"value": "online"}
@@ -109,7 +111,7 @@ def test_a_sweep_is_what_the_server_and_the_agent_read(name):
         assert sweep["metric"] == {"name": score, "goal": "maximize"}
         assert sweep["parameters"]["identities"] == {"value": "5-14"}  # not the users that results are reported on
     for option, parameter in sweep["parameters"].items():
-        default = read_option(config_type(), option)
+        default = read_option(SimpleNamespace(**flatten(defaults)), option)
         assert not dataclasses.is_dataclass(default), option
         for value in parameter.get("values", [parameter.get("value", parameter.get("min"))]):
             kind = list if isinstance(default, tuple) else type(default)

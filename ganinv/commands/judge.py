@@ -41,11 +41,11 @@ def run(config: JudgePictures) -> dict:
     from ganinv.attack.config import AttackConfig
     from ganinv.attack.goals import ClassGoal
     from ganinv.attack.start import choose_start
-    from ganinv.commands.attack_run import hash_photos
     from ganinv.engine.batches import ON_CPU, Batch
     from ganinv.errors import Absent
     from ganinv.judging.independence import check_independent
     from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures, print_report
+    from ganinv.photos import hash_photos
     from ganinv.recognizers.checks import check_recognizer
     from ganinv.reports.provenance import describe_provenance
     from ganinv.reports.run_folder import RunFolder, new_folder

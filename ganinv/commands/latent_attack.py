@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Annotated
 
 from ganinv import cli
-from ganinv.attack.config import Optim
-from ganinv.commands.attack_run import AttackRun, recall, run_attack
+from ganinv.attack.config import LATENT, AttackConfig
+from ganinv.studies.attack_options import RunOptions, describe_config, read_run_config
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentAttack(AttackRun):
+class LatentAttack:
     """Reconstruct a recognizer's users by searching the latent space of a public face GAN."""
 
-    # on users 5 to 14 of lfw as good as none dropped: acc_at_1 1.00 both, identity similarity 0.52 and 0.51
-    optim: Optim = field(default_factory=lambda: Optim(halve_at=(0.2, 0.4)))
+    attack: Annotated[AttackConfig, cli.FLAT] = LATENT
+    run: Annotated[RunOptions, cli.FLAT] = RunOptions()
     generator: str = ""  # people, StyleGAN2 (.pkl, .pt, models/NAME), module:factory or file.py:factory; "": the world's
 
 
 def run(config: LatentAttack) -> dict:
-    """Runs the attack. Raises: ValueError for the space "pixels", which is pixel_attack's."""
-    config = recall(config)
-    if config.space == "pixels":
-        raise ValueError("expected a space among z, w, w_plus, got pixels; run scripts/pixel_attack.py")
-    return run_attack(config, "latent", generator=config.generator)
+    """Runs the attack."""
+    from ganinv.studies.attack_run import run_attack
+
+    return run_attack(read_run_config(config, LatentAttack()), "latent")
 
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(LatentAttack, run)
+    cli.main(LatentAttack, run, plan=lambda config: describe_config(read_run_config(config, LatentAttack())))

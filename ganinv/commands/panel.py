@@ -185,7 +185,7 @@ def check_photos(photos: str, world, own_target: bool, runs: Sequence) -> None:
         judge = Judge("verifier", load_recognizer(str(world.file("verifier")), "cpu"), sees_users=False)
         add_photos(References.load(world.file("references")), load_references(world, photos), judge)
         return
-    from ganinv.commands.attack_run import hash_photos
+    from ganinv.photos import hash_photos
 
     known = {run.provenance["photos"] for run in runs if "photos" in run.provenance}
     if known and known != {hash_photos(load_photos(list_people(photos), world.resolution))}:

@@ -101,14 +101,15 @@ def make_training(config: StudyCapacity, cell):
 
 def make_attacks(config: StudyCapacity) -> dict:
     """Returns method -> its configuration. Raises: ValueError for an unknown method, or settings that cannot be run."""
+    from ganinv.attack import config as presets
     from ganinv.attack.checks import check_config
-    from ganinv.commands.latent_attack import LatentAttack
-    from ganinv.commands.pixel_attack import VARIANTS
     from ganinv.interfaces import Recognizer
     from ganinv.studies.capacity import ATTACKED
 
-    latent = LatentAttack(candidates=config.candidates, restarts=config.restarts, steps=config.attack_steps)
-    known = {LATENT: latent} | {name: kind(identities="0-4") for name, kind in VARIANTS.items()}
+    latent = dataclasses.replace(
+        presets.LATENT, candidates=config.candidates, restarts=config.restarts, steps=config.attack_steps
+    )
+    known = {LATENT: latent} | {name: attack for name, (attack, _) in presets.PIXEL_VARIANTS.items()}
     attacks = {}
     for name in filter(None, (word.strip() for word in config.methods.split(","))):
         if name not in known:
@@ -358,9 +359,10 @@ def attack_target(config: StudyCapacity, cell, target, assets, device, seconds: 
     """Returns method -> {"summary", "per_identity", "absent", "cost", "control"}; adds to seconds."""
     from tqdm import tqdm
 
+    from ganinv.attack.config import PIXEL_VARIANTS
     from ganinv.attack.invert import invert
-    from ganinv.commands.pixel_attack import make_start
     from ganinv.judging.verdict import evaluate
+    from ganinv.studies.attack_run import load_start
     from ganinv.studies.capacity import ATTACKED
 
     def judge(pictures, cost: dict | None) -> dict:
@@ -379,7 +381,7 @@ def attack_target(config: StudyCapacity, cell, target, assets, device, seconds: 
         with tqdm(total=attack.steps, desc=f"{cell} {name}", leave=False) as bar:
             result = invert(
                 None if pixels else assets.generator, target, ATTACKED, attack, seed=cell.seed, device=device,
-                start=make_start(attack, assets) if pixels else None,
+                start=load_start(PIXEL_VARIANTS[name][1], ATTACKED, assets.world) if pixels else None,
                 on_step=lambda row, bar=bar: bar.update(row["step"] + 1 - bar.n),
             )  # fmt: skip
         seconds["attack"] += result.cost.seconds

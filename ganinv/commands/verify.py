@@ -40,8 +40,8 @@ def check(config: Verify) -> Iterator[tuple[str, str]]:
     """Yields (what was checked, what is wrong with it; "" for nothing)."""
     from ganinv import images
     from ganinv.cli import parse_identities
-    from ganinv.commands.attack_run import hash_photos
     from ganinv.judging.protocol import JudgingAssets, judge_pictures
+    from ganinv.photos import hash_photos
     from ganinv.reports.provenance import describe_provenance, find_differences
     from ganinv.reports.report_file import read_report
     from ganinv.weights.files import read_tensors, sha256_file

@@ -120,7 +120,7 @@ class Tracker:
         timeouts = {"init_timeout": INIT_TIMEOUT_S, "finish_timeout": FINISH_TIMEOUT_S, "finish_timeout_raises": True}
         settings = wandb.Settings(silent=True, console="off", **timeouts)
         # a sweep's agent has named the run
-        identity = {} if os.environ.get("WANDB_SWEEP_ID") else {"id": run_id, "resume": "allow"}
+        identity = {} if is_sweep() else {"id": run_id, "resume": "allow"}
         run = wandb.init(
             mode=mode, project=project, name=name, dir=str(self.folder), config=config, settings=settings, **identity
         )
@@ -340,6 +340,11 @@ def track_training(mode: str, config: Mapping, folder: str | Path) -> Iterator[C
         failed = False
     finally:
         tracker.finish(failed=failed)
+
+
+def is_sweep() -> bool:
+    """Says whether a sweep's agent of Weights & Biases started this process: the run's settings are then the sweep's."""
+    return bool(os.environ.get("WANDB_SWEEP_ID"))
 
 
 def make_run_id(config: Mapping, name: str) -> str:

@@ -1,0 +1,117 @@
+"""From a command line to a frozen configuration, and from an exception to one line and an exit code.
+
+Exit codes: 0 done; 1 a fault while running; 2 the caller's mistake; 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+
+from ganinv.cli.checks import (
+    check_seed,
+    check_training,
+    choose_device,
+    choose_training_precision,
+    name_command,
+    parse_identities,
+)
+from ganinv.cli.composed import FLAT, flatten, override
+from ganinv.cli.help import SCREEN, format_help
+from ganinv.cli.parsing import parse, take_dry_run
+from ganinv.engine.files import plain
+from ganinv.errors import FaultError
+
+__all__ = [
+    "FLAT",
+    "check_seed",
+    "check_training",
+    "choose_device",
+    "choose_training_precision",
+    "flatten",
+    "format_help",
+    "main",
+    "name_command",
+    "one_line",
+    "override",
+    "parse",
+    "parse_identities",
+]
+
+# OpenMP threads that spin while they wait slow small operations tenfold beside a busy process, and those that sleep at once
+# make a step up to half as long again on an idle machine. A thousand turns, then sleep, is near the better of the two in
+# both. Read when torch is imported.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's OpenMP, which torch brings on Linux
+
+MISTAKES = (ValueError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+def main(
+    config_type: type,
+    run: Callable[[typing.Any], object],
+    argv: Sequence[str] | None = None,
+    *,
+    plan: Callable[[typing.Any], Mapping] = lambda config: {},
+    choose_defaults: Callable[[typing.Any], object] | None = None,
+) -> None:
+    """Parses argv (default: the process's) into config_type and calls run with it; ends the process on any error.
+
+    config_type: its first docstring line heads --help, and the comment behind a field is the option's text. Also
+    understood: --help, --help-verbose, --dry-run (prints the configuration as JSON, and what plan says of it).
+    choose_defaults: from a first reading of argv to the configuration whose values stand where argv gives none.
+    Raises: SystemExit 2 for the caller's mistakes, 1 for faults, 130 or 143 when interrupted or terminated, each after
+    one line on stderr.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        asks_help = bool({"-h", "--help"} & set(argv))
+        argv, dry_run = take_dry_run([word for word in argv if word not in ("-h", "--help")])
+        defaults = choose_defaults(parse(config_type, argv)) if choose_defaults else None
+        if asks_help:
+            print(format_help(config_type, defaults, min(100, shutil.get_terminal_size((100, SCREEN)).columns)))
+            return
+        config = parse(config_type, argv, defaults)
+        if dry_run:
+            print(json.dumps(plain(flatten(config)) | plain(plan(config)), indent=2))
+            return
+        run(config)
+    except MISTAKES as error:
+        stop(2, one_line(error), error)
+    except KeyboardInterrupt as error:
+        stop(128 + getattr(error, "signal", 2), str(error) or "interrupted", error)
+    except Exception as error:
+        if not is_fault(error):
+            raise
+        stop(1, one_line(error), error)
+
+
+def stop(code: int, line: str, cause: BaseException) -> typing.NoReturn:
+    """Prints `error: line` on stderr and ends the process."""
+    print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(code) from cause
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the error's message on one line; its type where it has no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_fault(error: Exception) -> bool:
+    """Says whether an error is a fault of the machine or the run (no memory, no space), not of this program."""
+    if isinstance(error, FaultError):
+        return True
+    from safetensors import SafetensorError
+
+    from ganinv.engine.batches import ran_out
+
+    if isinstance(error, SafetensorError):  # wraps the system's errors in text
+        return "No space left" in str(error)
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or ran_out(error)

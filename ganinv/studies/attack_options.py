@@ -1,0 +1,65 @@
+"""Where an attack happens: the options that the latent and the pixel attack share. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganinv import cli
+from ganinv.engine.files import plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Whom an attack is for, on what, and where its results go."""
+
+    world: str = "synthetic"  # name or folder: prior, target, judges and references that belong together
+    identities: str = "0-4"  # users to reconstruct, such as 0-4,9
+    seed: int = 0  # of candidates and transforms
+    device: str = "auto"  # auto | cpu | cuda
+    out: str = ""  # the run folder; "": runs/<method>-<world>-<NNN>
+    wandb: str = "offline"  # offline | online | disabled
+    wandb_artifacts: bool = False  # log report, configuration and latents as an artifact too
+    target: str = ""  # FILE.safetensors, facenet:NAME, FILE.onnx, file.py:factory, ... (README); "": the world's
+    photos: str = ""  # folder with photos of the users, for lpips and lpips_face; "": those are absent
+    label: str = ""  # name in comparisons; "": by method
+    resume: str = ""  # a run folder to go on with, as it was configured; takes no other option
+    from_run: str = ""  # a run folder to repeat in a new one; takes only --out, --device and --wandb beside it
+    save_every: int = 10  # steps between states, from which a killed run goes on
+
+
+FREE = {"resume": (), "from_run": ("out", "device", "wandb")}  # option -> options that may stand beside it
+
+
+def read_run_config(config, defaults):
+    """Returns the configuration that --resume or --from-run asks for; config itself without either.
+
+    config: composed of `attack`, `run` (RunOptions) and options of its own; defaults: what it would be without options.
+    Raises: ValueError when the folder holds no run of this method, or an option beside it would change that run.
+    """
+    name = "resume" if config.run.resume else "from_run"
+    place = getattr(config.run, name)
+    if not place:
+        return config
+    given, usual = cli.flatten(config), cli.flatten(defaults)
+    changed = {option for option in given if given[option] != usual[option]} - {name}
+    if changed - set(FREE[name]):
+        raise ValueError(f"expected no other options beside --{name.replace('_', '-')}, got some; leave them out")
+    file = Path(place) / "config.json"
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a run folder with a config.json, got {place} ({error})") from error
+    # a run of an earlier version lacks the options that came later
+    if not isinstance(stored, dict) or not {"space", "identities"} <= set(stored) <= set(usual):
+        raise ValueError(f"expected a run of this script and version in {place}, got another; see its config.json")
+    config = cli.override(defaults, stored)
+    own = {"out": place} if name == "resume" else {"out": ""} | {option: given[option] for option in changed}
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, **own, **{name: place}))
+
+
+def describe_config(config) -> dict:
+    """Returns what config.json holds: option -> value, as JSON can hold it."""
+    return plain(cli.flatten(config))

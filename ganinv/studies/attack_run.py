@@ -1,0 +1,257 @@
+"""One attack from its configuration to its run folder: load, invert, judge, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ganinv import cli, images
+from ganinv.attack.checks import check_config
+from ganinv.attack.config import AttackConfig
+from ganinv.attack.invert import AttackResult, invert
+from ganinv.attack.start import draw_pool
+from ganinv.engine.precision import PROBED, Choice, choose_precision, keep_memory, ready_recognizer
+from ganinv.engine.progress import open_bar
+from ganinv.engine.signals import StoppedError, held_signals
+from ganinv.judging.independence import check_independent
+from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures, print_report
+from ganinv.photos import hash_photos
+from ganinv.recognizers.checks import check_recognizer
+from ganinv.reports.provenance import describe_provenance, find_differences
+from ganinv.reports.report_file import read_report
+from ganinv.reports.run_folder import RunFolder, new_folder
+from ganinv.reports.tracking import MODES, Tracker, is_sweep
+from ganinv.studies.attack_options import RunOptions, describe_config
+from ganinv.worlds.world import Assets, World, load_assets
+
+SCRIPTS = {"latent": "scripts/pixel_attack.py", "pixel": "scripts/latent_attack.py"}  # method -> that of the other spaces
+
+
+@dataclass(frozen=True)
+class Job:
+    """An attack that was checked and loaded. start: first pictures [T,C,R,R] of an attack without a prior."""
+
+    method: str
+    attack: AttackConfig
+    options: RunOptions
+    device: torch.device
+    identities: tuple[int, ...]
+    assets: Assets
+    start: torch.Tensor | None
+    provenance: dict
+
+
+def run_attack(config, method: str) -> dict:
+    """Returns the report of one attack, after writing its run folder.
+
+    config: composed of `attack` (AttackConfig), `run` (RunOptions) and the method's own options: `generator` of the method
+    "latent", `start` of "pixel". A sweep's values are put in first, before anything is loaded or checked.
+    """
+    resumed = config.run.resume
+    if resumed and (Path(resumed) / "report.json").is_file():
+        report = read_report(resumed)
+        print_report(report, resumed)
+        return report
+    check_options(config, method)
+    tracker, folder, report = Tracker(), None, None
+    try:
+        if is_sweep() and not resumed:
+            folder = open_folder(config, method)
+            config = cli.override(config, tracker.start(config.run.wandb, describe_config(config), folder.path))
+            check_options(config, method)
+        job = prepare(config, method)
+        if folder is None:
+            folder = open_folder(config, method)
+            tracker.start(config.run.wandb, describe_config(config), folder.path)
+        report = judge_result(job, search(job, config, folder, tracker), folder)
+    finally:
+        tracker.finish(report, failed=report is None, artifacts=config.run.wandb_artifacts)
+        if folder is not None:
+            folder.close()
+    print_report(report, folder.path)
+    compare_with_source(config.run, report)
+    return report
+
+
+def check_options(config, method: str) -> None:
+    """Raises: ValueError for options that cannot be run, whatever is loaded."""
+    options, space = config.run, config.attack.space
+    if (space == "pixels") != (method == "pixel"):
+        spaces = "the space pixels" if method == "pixel" else "a space among z, w, w_plus"
+        raise ValueError(f"expected {spaces}, got {space}; run {SCRIPTS[method]}")
+    if options.wandb not in MODES:
+        raise ValueError(f"expected a wandb mode among {', '.join(MODES)}, got {options.wandb}")
+    cli.choose_device(options.device)
+    cli.check_seed(options.seed)
+    if options.save_every < 1:
+        raise ValueError(f"expected save_every of at least 1, got {options.save_every}")
+    cli.parse_identities(options.identities)
+
+
+def open_folder(config, method: str) -> RunFolder:
+    """Returns the run folder: a new one, or that of the run which is resumed."""
+    return RunFolder(config.run.out or new_folder(method, config.run.world), resume=bool(config.run.resume))
+
+
+def prepare(config, method: str) -> Job:
+    """Returns the job of a configuration after loading what it names and checking all of it.
+
+    Raises: ValueError for what cannot be run, or a resumed run whose weights or photos are others now.
+    """
+    attack, options = config.attack, config.run
+    device, identities = cli.choose_device(options.device), cli.parse_identities(options.identities)
+    prior = method == "latent"
+    assets = load_assets(
+        options.world, device=device, generator=config.generator if prior else "", target=options.target,
+        photos=options.photos, prior=prior, identities=identities,
+    )  # fmt: skip
+    check_recognizer(assets.target, assets.world.resolution, device=device)
+    check_config(attack, assets.target, identities, assets.generator is not None)
+    check_independent(assets.target, assets.judges)
+    start = None if prior else load_start(config.start, identities, assets.world)
+    provenance = describe_provenance(options.seed, device, assets.weight_files(), sys.argv)
+    if assets.references is not None and assets.references.photos is not None:
+        provenance["photos"] = hash_photos(assets.references.photos)
+    if options.from_run or options.resume:
+        provenance["precision"] = read_choice(options).describe()
+        differences = find_differences(options.resume or options.from_run, provenance)
+        print("\n".join(differences) or "environment: no difference", file=sys.stderr)
+        if options.resume and any(line.startswith(("weights", "photos")) for line in differences):
+            raise ValueError(f"expected the weights and photos that {options.resume} was begun with, got others (above)")
+    return Job(method, attack, options, device, identities, assets, start, provenance)
+
+
+def load_start(start: str, identities: Sequence[int], world: World) -> torch.Tensor:
+    """Returns the first pictures [T,C,R,R] of a pixel attack: one channel in a world of greyscale photos.
+
+    start: "grey", "public-mean", a file, or a folder with <identity>.png. Raises: ValueError for a missing or broken file.
+    """
+    channels, side = 1 if world.grey else 3, world.resolution
+    if start == "grey":
+        return torch.zeros(len(identities), channels, side, side)
+    place = world.folder / "public_mean.png" if start == "public-mean" else Path(start)
+    files = [place / f"{identity}.png" for identity in identities] if place.is_dir() else [place] * len(identities)
+    pictures = torch.cat([images.load(file, side) for file in files])
+    return pictures.mean(1, keepdim=True) if world.grey else pictures
+
+
+# ---- the search
+
+
+def search(job: Job, config, folder: RunFolder, tracker: Tracker) -> AttackResult:
+    """Returns the result of a job after writing it; a killed job can be resumed from its folder."""
+    attack, options = job.attack, job.options
+    state = folder.load_state() if options.resume else None
+    keep_memory()
+    target = ready_recognizer(job.assets.target, job.assets.world.resolution, job.device)
+    choice = choose_forms(job, target)
+    if not options.resume:
+        folder.write_json("provenance.json", job.provenance | {"precision": choice.describe()})
+        folder.write_json("config.json", describe_config(config))  # last: what has it can be resumed
+    # the candidates' pictures are kept as float32 makes them
+    prior = job.provenance["weights"].get("prior", {}).get("sha256", "") if attack.precision == "float32" else ""
+    with show_search(job, folder, tracker, state) as callbacks:
+        result = invert(
+            job.assets.generator, target, job.identities, attack, seed=options.seed, start=job.start, device=job.device,
+            prior=prior, searched=choice.apply(job.assets.generator, target), state=state, **callbacks,
+        )  # fmt: skip
+    folder.write_result(result)
+    return result
+
+
+@contextmanager
+def show_search(job: Job, folder: RunFolder, tracker: Tracker, state: Mapping | None):
+    """Gives invert's callbacks: they write, log and show its rows, and save its state now and then, or when a signal came."""
+    asked, first = 0, state["steps"] if state else 0
+    with (
+        held_signals() as signalled,
+        open_bar(desc=f"{job.method} {job.attack.space}", initial=first, disable=job.attack.steps == 0) as bar,
+    ):
+
+        def on_step(row: dict) -> None:
+            folder.append_step(row)
+            tracker.log_step(row)
+            bar.update(row["step"] + 1 - bar.n)
+            bar.set_postfix(target_score=f"{row['target_score']:.3f}")
+
+        def on_state(describe: Callable[[], dict]) -> None:
+            nonlocal asked
+            number = signalled()
+            if number or asked % job.options.save_every == 0:
+                folder.save_state(described := describe())
+                bar.total = described["of"]
+            asked += 1
+            if number:
+                raise StoppedError(number, f"stopped and saved; go on with --resume={folder.path}")
+
+        yield {"on_step": on_step, "on_state": on_state}
+
+
+def choose_forms(job: Job, target) -> Choice:
+    """Returns the forms of the networks for the search: those of the run that is resumed or repeated, else by --precision.
+
+    What was taken is said in one line, float32 apart.
+    """
+    attack, generator, start = job.attack, job.assets.generator, job.start
+    if job.options.resume or job.options.from_run:
+        return read_choice(job.options)
+    if attack.precision == "float32" or generator is None:
+        latents = start if start is None else start.expand(-1, 3, -1, -1).to(job.device)
+    else:
+        z = draw_pool(generator, dataclasses.replace(attack, candidates=PROBED), job.options.seed).to(job.device)
+        with torch.no_grad():
+            latents = generator.map(z, attack.psi)
+    choice = choose_precision(attack.precision, generator, target, latents)
+    if attack.precision != "float32":
+        print(choice.line, file=sys.stderr)
+    return choice
+
+
+def read_choice(options: RunOptions) -> Choice:
+    """Returns the forms that the run which is resumed or repeated took. Raises: ValueError when it does not say them."""
+    file = Path(options.resume or options.from_run) / "provenance.json"
+    try:
+        return Choice.recall(json.loads(file.read_text(encoding="utf-8")).get("precision"))
+    except (OSError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"expected a provenance.json in {file.parent}, got none that can be read ({error})") from error
+
+
+# ---- the verdict
+
+
+def judge_result(job: Job, result: AttackResult, folder: RunFolder) -> dict:
+    """Returns the report on a result, after writing it."""
+    attack, options = job.attack, job.options
+    judging = JudgingAssets.of_run(job.assets, job.device)
+    controls = draw_controls(judging, result.images, job.identities, psi=attack.psi, seed=options.seed)
+    first = "start picture" if attack.space == "pixels" or not attack.candidates else "best candidate"
+    judgement = judge_pictures(
+        judging, result.images, job.identities, {first: result.first[:, None]} | controls, seed=options.seed,
+        choice_scores=result.scores, photos=options.photos,
+    )  # fmt: skip
+    report = folder.write_report(
+        method=job.method,
+        world=options.world,
+        seed=options.seed,
+        identities=job.identities,
+        judgement=judgement,
+        cost=result.cost,
+    )
+    folder.drop_state()
+    return report
+
+
+def compare_with_source(options: RunOptions, report: Mapping) -> None:
+    """Prints whether a repeated run came to the same results."""
+    source = options.from_run
+    if source and (Path(source) / "report.json").is_file():
+        before = read_report(source)
+        same = all(before[key] == report[key] for key in ("summary", "per_identity", "files") if key in before)
+        print(f"{source}: {'the same results' if same else 'other results; compare the two report.json'}")
