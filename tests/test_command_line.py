@@ -192,7 +192,7 @@ class Spy:
             print(os.environ.get("OMP_WAIT_POLICY"))
             sys.exit()
 sys.meta_path.insert(0, Spy())
-import ganinv.studies.attack_run
+import ganinv.commands.latent_attack, ganinv.studies.attack_run
 """
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     for given, found in ({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active"):

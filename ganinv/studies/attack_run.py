@@ -97,7 +97,7 @@ def check_options(config, method: str) -> None:
 
 def open_folder(config, method: str) -> RunFolder:
     """Returns the run folder: a new one, or that of the run which is resumed."""
-    return RunFolder(config.run.out or new_folder(method, config.run.world), resume=bool(config.run.resume))
+    return RunFolder(config.run.out or new_folder(method, Path(config.run.world).name), resume=bool(config.run.resume))
 
 
 def prepare(config, method: str) -> Job:
