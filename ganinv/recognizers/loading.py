@@ -16,7 +16,7 @@ from ganinv.weights.quantisation import quantise
 from ganinv.weights.specs import call_factory, freeze, split_spec
 
 
-def load_recognizer(spec: str, device: torch.device | str, *, resolution: int = 64) -> Recognizer:
+def load_recognizer(spec: str, device: torch.device | str = "cpu", *, resolution: int = 64) -> Recognizer:
     """Returns the frozen recognizer of a spec: a weight file with its card, one of recognizers.specs, or code.
 
     Code returns any callable of images [N,3,R,R] in [-1,1]: see CallableRecognizer. resolution: the side R of the

@@ -70,7 +70,7 @@ def wrap(
 
     >>> import torch, ganinv
     >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5)).eval()
-    >>> target = ganinv.wrap(network, size=8)
+    >>> target = ganinv.wrap(network, size=8, output="logits")
     >>> target.num_identities
     5
 

@@ -1,0 +1,62 @@
+"""The Python interface: every public name is there, loads late, is documented, and its examples run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import ganinv
+from ganinv.attack.config import LATENT
+from tests.toys import toy_world
+
+
+@pytest.mark.parametrize("name", ganinv.HOMES)
+def test_every_public_name_is_documented(name):
+    value = getattr(ganinv, name)
+    assert sorted(ganinv.HOMES) == ganinv.__all__ and value.__doc__ and value.__doc__[0] != " "
+
+
+def test_the_package_itself_loads_nothing():
+    code = "import sys, ganinv; ganinv.__all__; print(sorted({'torch', 'numpy', 'tyro'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_wrong_name_is_told():
+    with pytest.raises(AttributeError, match="module 'ganinv' has no attribute 'attack_all'; it has load_world"):
+        _ = ganinv.attack_all
+
+
+@pytest.mark.parametrize("module", ["ganinv", "ganinv.attack.attacks", "ganinv.recognizers.wrapped"])
+def test_examples_run(module):
+    found = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted and not found.failed
+
+
+def test_settings_of_parts_and_unknown_ones():
+    attack = ganinv.LatentAttack(steps=3, optim={"lr": 0.1})
+    assert attack.config.optim.lr == 0.1 and attack.config.optim.halve_at == LATENT.optim.halve_at
+    assert repr(ganinv.PixelAttack("modern", steps=7)) == "PixelAttack(steps=7)"
+    with pytest.raises(ValueError, match="expected a setting of the attack, got restart; did you mean restarts"):
+        ganinv.LatentAttack(restart=3)
+    with pytest.raises(ValueError, match="expected a variant among gray-box, white-box, modern, got 'black'"):
+        ganinv.PixelAttack("black")
+    with pytest.raises(ValueError, match="expected start pictures for the variant white-box"):
+        ganinv.PixelAttack("white-box")(toy_world()[1], [0])
+
+
+def test_both_attacks_find_the_pictures_of_a_toy_target():
+    prior, target, known = toy_world()
+    wanted = prior.synthesize(known[:, None].expand(-1, 2, -1))
+    latent = ganinv.LatentAttack(
+        objective="logit", steps=60, candidates=64, restarts=1, augment={"shift": 0.0, "degrees": 0.0, "flip": 0.0}
+    )
+    found = latent(prior, target, [2, 0])
+    assert found.identities == (2, 0)
+    assert (found.images[:, 0] - wanted[[2, 0]]).abs().mean() < 0.03
+    rows = []
+    pixel = ganinv.PixelAttack(steps=5)(target, [1], resolution=8, on_step=rows.append)
+    assert pixel.images.shape == (1, 1, 3, 8, 8) and [row["step"] for row in rows] == [0, 1, 2, 3, 4]
