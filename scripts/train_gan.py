@@ -3,8 +3,9 @@
     python scripts/train_gan.py --world=lfw --critic=runs/lfw-critic/critic.safetensors \\
         --eye=pretrained/lfw/lpips_face.safetensors
 
-writes state, log, sample grids and prior.safetensors with its card into runs/lfw-prior. An interrupted training goes on
-with the same command and --resume, and ends in the same bits.
+writes state, log, sample grids and prior.safetensors with its card into runs/lfw-prior. It says at the start how long it
+will take. An interrupted training goes on with the same command and --resume, and ends in the same bits. --photos takes a
+folder of people, a flat folder or a zip of pictures; a fifth of them is kept apart, to measure the prior with.
 
 Time: 0.57 s a step, an hour for 6 200 steps, on one CPU core.
 """

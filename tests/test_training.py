@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,8 @@ from ganinv.interfaces import FaultError
 from ganinv.photos import Photos, list_people, load_photos
 from ganinv.priors.stylegan2_pytorch_files import load_checkpoint
 from ganinv.recognizers.cosine import CosineRecognizer
-from ganinv.recognizers.loading import load_recognizer
-from ganinv.training import face_distance, gan, latents, recipes, recognizer
+from ganinv.recognizers.loading import load_recognizer, save_recognizer
+from ganinv.training import face_distance, gan, latents, recipes, recognizer, schedule
 from ganinv.weights.cards import read_card
 from ganinv.worlds.world import World
 from tests.tiny_world import NAME, register, run_main, write_people
@@ -79,7 +81,8 @@ def train(kind: str, photos: dict[str, Photos], out: Path, **options) -> dict[st
         settings = gan.GanTraining(**{**vars(GAN), "save_every_s": 0.0})
         torch.manual_seed(9)
         features = CosineRecognizer("vgg_trunk", num_identities=0, embedding_dim=8, input_size=SIDE).eval()
-        return gan.train_gan(settings, photos["public"], out, device=CPU, features=features.requires_grad_(False), **options)
+        features = features.requires_grad_(False)
+        return gan.train_gan(settings, photos["public"], out, device=CPU, features=features, **options).weights
     settings = recognizer.RecognizerTraining(**{**vars(RECOGNIZER), "save_every_s": 0.0})
     model = recognizer.train_recognizer(settings, photos["private"], photos["public"], out, device=CPU, **options)
     return model.state_dict()
@@ -228,6 +231,38 @@ def test_a_log_loses_what_a_resumed_run_writes_again(tmp_path):
     assert log.read_text() == '{"step": 0}\n{"step": 20}\n'
 
 
+# ---- how long it takes
+
+
+def test_a_plan_is_told_and_changes_no_bit(photos, tmp_path):
+    lines: list[str] = []
+    plain, planned = train("gan", photos, tmp_path / "a"), train("gan", photos, tmp_path / "b", on_plan=lines.append)
+    assert all(torch.equal(plain[name], planned[name]) for name in plain)
+    assert len(lines) == 1 and lines[0].startswith("4 steps take about ") and "per step of 4 pictures" in lines[0]
+
+
+def test_costs_add_up():
+    costs = schedule.Costs(alone=1.0, joined=2.0, penalised=6.0)
+    assert costs.total(first=0, joined=10, steps=30, penalty_every=4) == 10 * 1 + 20 * (2 + 1)
+    assert costs.total(first=20, joined=10, steps=30, penalty_every=4) == 10 * 3
+    assert [schedule.tell_duration(s) for s in (0.2, 40, 720, 4560)] == ["1 s", "40 s", "12 min", "1 h 16 min"]
+
+
+def test_under_a_clock_steps_phases_and_rates_follow_the_time(photos, tmp_path, monkeypatch):
+    clock = itertools.count(0, 3.0)  # every look at the clock is three seconds after the last
+    monkeypatch.setattr(gan.time, "monotonic", lambda: float(next(clock)))
+    settings = gan.GanTraining(**{**vars(GAN), "steps": 8000, "minutes": 1.0, "save_every_s": 1e9})
+    rates = []
+    monkeypatch.setattr(gan.Trainer, "set_rates", lambda self, rate: rates.append(rate))
+    trained = gan.train_gan(settings, photos["public"], tmp_path, device=CPU)
+    assert 5 <= trained.steps == len(rates) <= 20 and trained.seconds >= 60
+    assert rates[:2] == [settings.lr_alone] * 2 and settings.lr in rates and rates[-1] < 0.7 * settings.lr
+    assert load_state(tmp_path / "state.safetensors")["elapsed"] == trained.seconds
+    # the time is up: nothing is left to train
+    again = gan.train_gan(settings, photos["public"], tmp_path, device=CPU, resume=True)
+    assert again.steps == trained.steps and all(torch.equal(again.weights[k], trained.weights[k]) for k in again.weights)
+
+
 # ---- the commands
 
 
@@ -248,6 +283,8 @@ def test_train_gan_writes_a_prior_with_its_card(world, monkeypatch, capsys):
     assert run_main(monkeypatch, gan_command, *COMMON, *small, "--out=prior") == 0
     card = read_card("prior/prior.safetensors")
     assert card["command"].startswith("python scripts/train_gan.py --world=tiny") and card["training"]["steps"] == 3
+    assert card["cost"]["pictures_shown"] == 12 and card["cost"].keys() >= {"seconds", "hardware", "threads"}
+    assert card["data"]["public"]["hash_range"] == [0.0, 0.8] and len(card["data"]["sha256"]) == 64
     assert load_checkpoint("prior/prior.safetensors").resolution == SIDE
     assert {path.name for path in Path("prior").glob("*.png")} == {"samples-000000.png", "samples-000002.png"}
     capsys.readouterr()
@@ -259,6 +296,22 @@ def test_train_gan_writes_a_prior_with_its_card(world, monkeypatch, capsys):
     # from the state of the last step nothing is left to do but to write the weights again
     assert run_main(monkeypatch, gan_command, *COMMON, *small, "--out=prior", "--resume") == 0
     assert read_card("prior/prior.safetensors")["sha256"] == card["sha256"]
+
+
+def test_train_gan_takes_a_zip_of_pictures_and_measures_the_prior(world, people, monkeypatch, capsys):
+    monkeypatch.setattr("ganinv.training.prior_quality.detect_faces", lambda pictures: torch.ones(len(pictures)))
+    with zipfile.ZipFile("faces.zip", "w") as archive:
+        for index, path in enumerate(sorted((people / "public").rglob("*.png"))):
+            archive.write(path, f"{index:05d}.png")
+    torch.manual_seed(0)
+    eye = CosineRecognizer("squeezenet1_1", num_identities=0, embedding_dim=4, input_size=32).eval()
+    save_recognizer(eye, "eye.safetensors", {"role": "lpips_face"})
+    words = [*COMMON, "--photos=faces.zip", "--capacity=1", "--batch=4", "--resolution=8", "--features=eye.safetensors"]
+    assert run_main(monkeypatch, gan_command, *words, "--out=prior") == 0
+    card = read_card("prior/prior.safetensors")
+    assert card["resolution"] == 8 and card["data"]["public"]["photos"] > 40 and "take about" in capsys.readouterr().out
+    assert card["metrics"].keys() == {"psi 1.0", "psi 0.8"} and card["metrics"]["psi 1.0"]["eye"]["frechet_ratio"] > 0
+    assert Path("prior/interpolations.png").is_file()
 
 
 def test_train_recognizer_writes_a_target_with_its_card(world, monkeypatch, capsys):
@@ -287,6 +340,8 @@ def test_train_recognizer_writes_a_target_with_its_card(world, monkeypatch, caps
         (gan_command, ["--world=atlantis"], "expected a world among"),
         (gan_command, ["--resume"], "expected a state written by ganinv"),
         (gan_command, ["--wandb=perhaps"], "expected a wandb mode"),
+        (gan_command, ["--resolution=24"], "expected a resolution that is a power of 2"),
+        (gan_command, ["--minutes=-1"], "expected minutes from 0 on, got -1"),
         (gan_command, ["--eye=nowhere.safetensors"], "nowhere.safetensors"),
     ],
 )

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.attack.config import AttackConfig
+from ganinv.commands.measure_prior import find_source, load_networks, load_real, measure, tell_quality
 from ganinv.commands.training_output import claim_output, register_output, shown
+
+MEASURED = 2000  # samples, and as many held-out photos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,11 +21,14 @@ class TrainGan:
     """Train a stylegan2-pytorch generator on photos of public people."""
 
     world: str = "synthetic"  # name or folder; a folder of your own gets the weights too
-    photos: str = ""  # "": data/<world>; folder with public/, one sub-folder per person
+    photos: str = ""  # folder or zip of pictures, or of people; "": data/<world>/public
     out: str = ""  # folder of state, log, samples and weights; "": runs/<world>-prior
-    critic: str = ""  # weights of role critic, in whose features reconstructions are compared; "": by pixels alone
-    eye: str = ""  # weights of role lpips_face, in whose features the prior is measured; "": not measured
+    critic: str = ""  # weights of role critic, whose features compare photos; "": pixels do
+    eye: str = ""  # weights of role lpips_face, to measure the prior with; "": not
+    features: str = ""  # recognizers that measure it too, such as dlib,sface
+    resolution: int = 0  # px, a power of 2; 0: the world's
     steps: int = 8000  # of `batch` pictures each
+    minutes: float = 0.0  # train for so long instead; no two such runs are the same
     batch: int = 16  # pictures a step
     capacity: int = 8  # of the generator, as in stylegan2-pytorch
     alone: float = 0.5625  # share of the steps before the discriminator joins
@@ -35,51 +44,92 @@ class TrainGan:
 
 def run(config: TrainGan) -> None:
     """Trains, writes the averaged weights with their card, and measures them."""
-    from ganinv import images
     from ganinv.priors.loading import load_generator
     from ganinv.priors.stylegan2_pytorch_files import save_prior
     from ganinv.recognizers.loading import load_recognizer
-    from ganinv.training.gan import GanTraining, train_gan
-    from ganinv.training.prior_quality import measure_prior
-    from ganinv.weights.cards import describe_photos
-    from ganinv.worlds.world import load_public, open_world
+    from ganinv.training.pictures import load_pictures
+    from ganinv.training.recipes import HELD_OUT
+    from ganinv.worlds.world import open_world
 
     world, device = open_world(config.world), cli.choose_device(config.device)
-    out = Path(config.out or f"runs/{world.name}-prior")
-    folder = config.photos or f"data/{world.name}"
-    precision = cli.choose_training_precision(config.precision, device)
-    cli.check_training(dataclasses.replace(config, precision=precision))
+    out, share = Path(config.out or f"runs/{world.name}-prior"), (0.0, HELD_OUT[0])
+    settings = choose_settings(config, world, device)
     claim_output(out, out / "prior.safetensors", resume=config.resume)
-    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GanTraining) if hasattr(config, f.name)}
-    settings = GanTraining(resolution=world.resolution, **shared | {"precision": precision})
-    eye = load_recognizer(config.eye, device) if config.eye else None  # now: a wrong one must not cost a training
+    # now: a wrong one must not cost a training
+    networks = load_networks([*filter(None, [config.eye, *config.features.split(",")])], device, took_part=[config.critic])
     features = load_recognizer(config.critic, device) if config.critic else None
-    photos = load_public(world, folder, (0.0, 0.8))
+    source = find_source(config.photos or f"data/{world.name}", world)
+    photos = load_pictures(source, settings.resolution, share)
+    trained = train(config, settings, photos, features, device, out)
+    card = describe(config, settings, photos, share, trained, device)
+    file = out / "prior.safetensors"
+    save_prior(file, trained.weights, card)
+    if networks:
+        generator = load_generator(str(file), device)  # measured as it is kept, rounded
+        real = load_real(source, settings.resolution, MEASURED)
+        card["metrics"] = measure(generator, networks, real, out, (1.0, AttackConfig().psi), settings.seed)
+        save_prior(file, trained.weights, card)
+        for line in tell_quality(card["metrics"]):
+            print(line)
+    register_output(world, "prior", file)
+    print(f"{file}: {card['cost']['pictures_shown']} pictures shown in {card['cost']['seconds']} s")
+
+
+def choose_settings(config: TrainGan, world, device):
+    """Returns how the prior is trained. Raises: ValueError for a number out of its range."""
+    from ganinv.training.gan import GanTraining
+
+    config = dataclasses.replace(config, precision=cli.choose_training_precision(config.precision, device))
+    cli.check_training(config)
+    resolution = config.resolution or world.resolution
+    if resolution < 8 or resolution & (resolution - 1):
+        raise ValueError(f"expected a resolution that is a power of 2 from 8 on, got {resolution}; take 64")
+    if not config.minutes >= 0:
+        raise ValueError(f"expected minutes from 0 on, got {config.minutes}")
+    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GanTraining) if hasattr(config, f.name)}
+    return GanTraining(**shared | {"resolution": resolution})
+
+
+def train(config: TrainGan, settings, photos, features, device, out: Path):
+    """Returns the trained prior; shows how long it will take, progress, and sheets of samples."""
+    from tqdm import tqdm
+
+    from ganinv import images
+    from ganinv.training.gan import train_gan
+
+    def on_samples(step: int, samples) -> None:
+        images.save(images.grid(samples, 8), out / f"samples-{step:06d}.png", scale=2)
+
+    print(f"{len(photos)} pictures of {len(photos.names)} people; samples in {out} every {settings.sample_every} steps")
     with shown(config, settings.steps, "prior", out) as on_step:
-
-        def on_samples(step: int, samples) -> None:
-            images.save(images.grid(samples, 8), out / f"samples-{step:06d}.png", scale=2)
-
-        weights = train_gan(
-            settings, photos, out, device=device, features=features, resume=config.resume, on_step=on_step,
-            on_samples=on_samples,
+        return train_gan(
+            settings, photos, out, device=device, features=features, resume=config.resume, on_plan=tqdm.write,
+            on_step=on_step, on_samples=on_samples,
         )  # fmt: skip
-    card = {
+
+
+def describe(config: TrainGan, settings, photos, share: tuple[float, float], trained, device) -> dict:
+    """Returns the card of a trained prior, yet without what it measures."""
+    import torch
+
+    from ganinv.weights.cards import describe_photos
+
+    public = describe_photos(len(photos), len(photos.names), hash_range=share)
+    return {
         "role": "prior",
         "command": cli.name_command("train_gan"),
-        "data": {"public": describe_photos(len(photos), len(photos.names), hash_range=(0.0, 0.8))},
+        "data": {"public": public, "sha256": hashlib.sha256(photos.pixels.numpy().tobytes()).hexdigest()},
         "training": dataclasses.asdict(settings),
+        "networks": {"critic": config.critic} if config.critic else {},
+        "cost": {
+            "pictures_shown": trained.steps * settings.batch,
+            "seconds": round(trained.seconds),
+            "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
         "seed": settings.seed,
         "metrics": {},
     }
-    file = out / "prior.safetensors"
-    save_prior(file, weights, card)
-    if eye:
-        generator = load_generator(str(file), device)  # measured as it is kept, rounded
-        card["metrics"] = measure_prior(generator, eye, world, folder, out)
-        save_prior(file, weights, card)
-    register_output(world, "prior", file)
-    print(f"{file}: {card['metrics']}")
 
 
 def main() -> None:

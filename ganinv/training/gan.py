@@ -8,6 +8,7 @@ discriminator).
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -27,8 +28,9 @@ from ganinv.priors.stylegan2_pytorch import build_networks, num_layers
 from ganinv.priors.stylegan2_pytorch_form import run_generator
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.training.face_distance import FaceDistance
-from ganinv.training.gan_networks import ImageNetwork, start_loud
+from ganinv.training.gan_networks import ImageNetwork, is_grey, silence_noise, start_loud, tie_colours, update_average
 from ganinv.training.latents import Moments, draw_latents
+from ganinv.training.schedule import Schedule, tell_plan
 
 # whole pixels only: a resampling would blur what the discriminator sees, and artefacts could hide behind it
 AUGMENT = Chain(
@@ -50,6 +52,7 @@ class GanTraining:
     resolution: int = 64
     capacity: int = 8
     steps: int = 8000
+    minutes: float = 0.0  # of training; steps are then as many as there is time for, and a resumed one is not the same
     alone: float = 0.5625  # share of the steps in which only encoder and generator learn; then the discriminator joins
     batch: int = 16  # photos a step; and half as many samples, once the discriminator has joined
     lr: float = 2e-4  # no network has equalised convolutions: 4e-4 against a discriminator diverges
@@ -71,35 +74,6 @@ class GanTraining:
     seed: int = 0
     save_every_s: float = 180.0
     sample_every: int = 500
-
-
-# ---- the prior in training
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """Moves the averaged weights towards the module's by 1-decay, in place."""
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
-
-
-def is_grey(pixels: torch.Tensor) -> bool:
-    """Returns whether all photos [N,3,R,R] have three equal channels."""
-    return torch.equal(pixels[:, 0], pixels[:, 1]) and torch.equal(pixels[:, 0], pixels[:, 2])
-
-
-@torch.no_grad()
-def tie_colours(synthesis: nn.Module) -> None:
-    """Makes a generator's pictures grey, in place: every channel becomes the mean of the three."""
-    for block in synthesis.blocks:
-        weight = block.to_rgb.conv.weight  # [3,C,1,1]
-        weight.copy_(weight.mean(0, keepdim=True).expand_as(weight))
-
-
-def silence_noise(synthesis: nn.Module) -> None:
-    """Fixes the weights of a generator's noise inputs at zero, in place; their biases, which are the layers', stay."""
-    for block in synthesis.blocks:
-        for layer in (block.to_noise1, block.to_noise2):
-            layer.weight.requires_grad_(False).zero_()
 
 
 def first_with_discriminator(config: GanTraining) -> int:
@@ -350,6 +324,15 @@ class Trainer:
 # ---- the training
 
 
+@dataclass(frozen=True)
+class TrainedPrior:
+    """weights: averaged, "SE.*" and "GE.*" as stylegan2-pytorch names them; steps and seconds that the training took."""
+
+    weights: dict[str, torch.Tensor]
+    steps: int
+    seconds: float
+
+
 def train_gan(
     config: GanTraining,
     photos: Photos,
@@ -358,30 +341,40 @@ def train_gan(
     device: torch.device,
     features: CosineRecognizer | None = None,
     resume: bool = False,
+    on_plan: Callable[[str], None] | None = None,
     on_step: Callable[[dict], None] = lambda row: None,
     on_samples: Callable[[int, torch.Tensor], None] = lambda step, images: None,
-) -> dict[str, torch.Tensor]:
-    """Returns the averaged weights, named as stylegan2-pytorch names them: "SE.*" and "GE.*"; see Trainer.
+) -> TrainedPrior:
+    """Returns the trained prior; see Trainer.
 
     photos: public people only. features: the recognizer of FaceDistance; None: reconstructions are compared by pixels
-    alone. The state is written to out/state.safetensors on a clock, the log to out/steps.jsonl; resume goes on from them
-    to the bit.
+    alone. on_plan receives a line on how long the training will take, measured on steps that are undone.
+    The state is written to out/state.safetensors on a clock, the log to out/steps.jsonl; resume goes on from them, to the
+    bit where the number of steps is fixed.
     """
     trainer = Trainer(config, photos, features, device)
-    state_file, log, first = out / "state.safetensors", out / "steps.jsonl", 0
+    state_file, log, step = out / "state.safetensors", out / "steps.jsonl", 0
+    schedule = Schedule(config.steps, config.minutes * 60)
     if resume:
-        first = trainer.restore(load_state(state_file), state_file)
-        truncate_jsonl(log, first - 1)
-    saved_at = time.monotonic()
-    for step in range(first, config.steps):
+        state = load_state(state_file)
+        step, schedule.elapsed = trainer.restore(state, state_file), state.get("elapsed", 0.0)
+        truncate_jsonl(log, step - 1)
+    if on_plan:
+        on_plan(tell_plan(trainer, schedule, step, first_with_discriminator(config)))
+    began = saved_at = time.monotonic()
+    before = schedule.elapsed
+    while step < (planned := schedule.plan(step)):
+        trainer.config = dataclasses.replace(config, steps=planned)
         row, real, images = trainer.train_step(step)
-        last = step == config.steps - 1
+        schedule.elapsed = before + time.monotonic() - began
+        last = step + 1 >= schedule.plan(step + 1)
         if step % LOG_EVERY == 0 or last:
             append_jsonl(log, row)
             on_step(row)
         if step % config.sample_every == 0 or last:
             on_samples(step, torch.cat([trainer.draw_samples(), real[:8], images[:8].detach()]))
+        step += 1
         if time.monotonic() - saved_at > config.save_every_s or last:
-            save_state(state_file, trainer.state(step + 1))
+            save_state(state_file, trainer.state(step) | {"elapsed": schedule.elapsed})
             saved_at = time.monotonic()
-    return trainer.finish()
+    return TrainedPrior(trainer.finish(), step, schedule.elapsed)

@@ -1,4 +1,4 @@
-"""What a prior is trained with and does not keep: the network that encodes photos and the one that discriminates."""
+"""The networks of a training: those that a prior is trained with and does not keep, and what is done to its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganinv.priors.stylegan2_pytorch import num_layers
+
+# ---- what a prior is trained with
 
 
 class ResidualBlock(nn.Module):
@@ -67,3 +69,32 @@ def minibatch_deviation(x: torch.Tensor, group: int = 4) -> torch.Tensor:
     # groups are neighbours, so that real and generated images of one batch do not share one
     deviation = x.float().reshape(count // group, group, -1).var(1, correction=0).add(1e-8).sqrt().mean(1)
     return deviation.repeat_interleave(group)[:, None, None, None].expand(-1, 1, height, width).to(x.dtype)
+
+
+# ---- the generator in training
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Moves the averaged weights towards the module's by 1-decay, in place."""
+    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+
+
+def is_grey(pixels: torch.Tensor) -> bool:
+    """Returns whether all photos [N,3,R,R] have three equal channels."""
+    return torch.equal(pixels[:, 0], pixels[:, 1]) and torch.equal(pixels[:, 0], pixels[:, 2])
+
+
+@torch.no_grad()
+def tie_colours(synthesis: nn.Module) -> None:
+    """Makes a generator's pictures grey, in place: every channel becomes the mean of the three."""
+    for block in synthesis.blocks:
+        weight = block.to_rgb.conv.weight  # [3,C,1,1]
+        weight.copy_(weight.mean(0, keepdim=True).expand_as(weight))
+
+
+def silence_noise(synthesis: nn.Module) -> None:
+    """Fixes the weights of a generator's noise inputs at zero, in place; their biases, which are the layers', stay."""
+    for block in synthesis.blocks:
+        for layer in (block.to_noise1, block.to_noise2):
+            layer.weight.requires_grad_(False).zero_()

@@ -1,61 +1,158 @@
-"""How good a prior is, in the features of a recognizer that was trained on other public people."""
+"""How good a prior is, in the features of recognizers that took no part in its training.
+
+Sources: Heusel et al. 2017 (Frechet distance), Kynkaanniemi et al. 2019 (precision, recall), Naeem et al. 2020 (density,
+coverage); there on Inception features, here on those of recognizers, which see what matters in a face.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from ganinv import images
 from ganinv.engine.randomness import seeded
+from ganinv.interfaces import AbsentError, Generator, Recognizer
+from ganinv.metrics.faces import detect_faces
 from ganinv.metrics.scores import nearest_similarity
-from ganinv.metrics.sets import frechet_distance
+from ganinv.metrics.sets import density_coverage, frechet_distance, precision_recall
 from ganinv.photos import Photos, unit_hash
-from ganinv.training.recipes import HELD_OUT, NEW_TO_THE_EYE
-from ganinv.training.recognizer import embed_photos
-from ganinv.worlds.world import World, load_public
+
+FOUND = 0.9  # probability from which MTCNN is taken to have found a face
+DETECTED = 500  # samples that it looks at, one at a time
+BATCH = 100
+SHEET = 64  # samples on the sheet
+PAIRS, STEPS = 8, 9  # of the interpolation sheet: rows, and pictures from one latent to the other
+
+
+@dataclass(frozen=True)
+class RealPhotos:
+    """Photos to compare samples with. held_out: of people whom nothing was trained on; seen: as many that the prior was
+    trained on, of people new to the recognizers; bank: all that the prior was trained on."""
+
+    held_out: Photos
+    seen: Photos
+    bank: Photos
 
 
 @torch.no_grad()
-def measure_prior(generator, eye, world: World, photos: str, out: Path, *, count: int = 2000, seed: int = 0) -> dict:
-    """Returns how samples (psi 1) compare with real photos; also writes out/samples.png, 64 samples in order of seed.
+def measure_prior(
+    generator: Generator,
+    networks: Mapping[str, Recognizer],
+    photos: RealPhotos,
+    *,
+    psis: Sequence[float] = (1.0,),
+    seed: int = 0,
+) -> dict[str, dict]:
+    """Returns "psi 1.0" -> what measure_samples says of as many samples as there are held-out photos."""
+    real = {name: embed_real(network, photos) for name, network in networks.items()}
+    quality = {}
+    for psi in psis:
+        samples = draw_samples(generator, len(photos.held_out), psi, seed)
+        found = {"samples": len(samples), "absent": {}}
+        for name, network in networks.items():
+            found[name] = compare_sets(embed(network, images.from_uint8(samples)), real[name])
+        try:
+            probabilities = detect_faces(images.from_uint8(samples[:DETECTED]))
+            found["faces_found"] = (probabilities >= FOUND).float().mean().item()
+        except AbsentError as error:
+            found["absent"]["faces_found"] = str(error)
+        quality[f"psi {psi}"] = found
+    return quality
 
-    frechet_ratio: Frechet distance of `count` samples to `count` held-out photos, over that between those and as many
-    photos that the prior was trained on (the eye knows neither). similarity_excess: mean cosine of two samples, less
-    that of photos of two different people. copies: the share of samples nearer to a training photo than all but a
-    thousandth of held-out photos are.
+
+@dataclass(frozen=True)
+class RealEmbeddings:
+    """The embeddings [N,D] of RealPhotos, and the people [N] of the first of them."""
+
+    held_out: torch.Tensor
+    seen: torch.Tensor
+    bank: torch.Tensor
+    person: torch.Tensor
+
+
+def embed(network: Recognizer, pictures: torch.Tensor) -> torch.Tensor:
+    """Returns the embeddings [N,D], on the CPU, of pictures [N,3,R,R] in [-1,1]; a network of its own metric: raw."""
+    device = next((tensor.device for tensor in (*network.parameters(), *network.buffers())), torch.device("cpu"))
+    return torch.cat([network(part.to(device)).embeddings.float().cpu() for part in pictures.split(BATCH)])
+
+
+def embed_real(network: Recognizer, photos: RealPhotos) -> RealEmbeddings:
+    """Returns the embeddings of photos."""
+    parts = (
+        torch.cat([embed(network, part.images(slice(i, i + BATCH))) for i in range(0, len(part), BATCH)])
+        for part in (photos.held_out, photos.seen, photos.bank)
+    )
+    return RealEmbeddings(*parts, photos.held_out.person)
+
+
+def draw_samples(generator: Generator, count: int, psi: float, seed: int) -> torch.Tensor:
+    """Returns pixels uint8 [count,3,R,R] of samples, the same latents for every psi."""
+    z = draw_latents(generator, count, seed)
+    parts = [images.to_uint8(generator.synthesize(generator.map(part, psi))).cpu() for part in z.split(BATCH)]
+    return torch.cat(parts)
+
+
+def draw_latents(generator: Generator, count: int, seed: int) -> torch.Tensor:
+    """Returns z [count,z_dim] on the generator's device."""
+    device = next((tensor.device for tensor in (*generator.parameters(), *generator.buffers())), torch.device("cpu"))
+    return torch.randn(count, generator.z_dim, generator=seeded(seed, "quality")).to(device)
+
+
+def compare_sets(samples: torch.Tensor, real: RealEmbeddings) -> dict[str, float]:
+    """Returns how embeddings of samples [N,D] compare with those of as many held-out photos.
+
+    frechet_ratio: the Frechet distance of samples to held-out photos, over that between those and as many photos that the
+    prior was trained on, which the network knows as little: 1 is as good as other photos. similarity_excess: mean cosine
+    of two samples, less that of photos of two people: above 0, the samples look alike. copies: the share of samples nearer
+    to a training photo than all but a thousandth of held-out photos are.
     """
-    device = next(eye.parameters()).device
-    z = torch.randn(count, generator.z_dim, generator=seeded(seed, "quality")).to(device)
-    samples = torch.cat([images.to_uint8(generator.synthesize(generator.map(part))).cpu() for part in z.split(100)])
-    images.save(images.grid(images.from_uint8(samples[:64]), 16), out / "samples.png")
-    held_out = take(load_public(world, photos, HELD_OUT), count)
-    seen = take(load_public(world, photos, NEW_TO_THE_EYE), count)
-    bank = load_public(world, photos, (0.0, HELD_OUT[0]))
-    drawn = embed_photos(eye, Photos(samples, torch.arange(count), tuple(map(str, range(count))), ()))
-    real, others, known = (embed_photos(eye, photos) for photos in (held_out, seen, bank))
-    between, halves = frechet_distance(drawn, real), frechet_distance(real, others)
-    apart = held_out.person[:, None] != held_out.person[None, :]
-    similarity = {"samples": mean_off_diagonal(drawn), "people": (real @ real.T)[apart].mean().item()}
-    nearest_real, nearest_drawn = nearest_similarity(real, known), nearest_similarity(drawn, known)
+    between, halves = frechet_distance(samples, real.held_out), frechet_distance(real.held_out, real.seen)
+    precision, recall = precision_recall(real.held_out, samples)
+    density, coverage = density_coverage(real.held_out, samples)
+    ours, theirs, known = (F.normalize(rows, dim=1) for rows in (samples, real.held_out, real.bank))
+    apart = real.person[:, None] != real.person[None, :]
+    alike, people = mean_off_diagonal(ours), (theirs @ theirs.T)[apart].mean().item()
+    nearest_real, nearest = nearest_similarity(theirs, known), nearest_similarity(ours, known)
     return {
-        "samples": count,
         "frechet_samples_to_held_out": between,
         "frechet_held_out_to_training": halves,
         "frechet_ratio": between / halves,
-        "similarity_of_samples": similarity["samples"],
-        "similarity_of_people": similarity["people"],
-        "similarity_excess": similarity["samples"] - similarity["people"],
-        "nearest_training_photo_of_samples": nearest_drawn.mean().item(),
+        "precision": precision,
+        "recall": recall,
+        "density": density,
+        "coverage": coverage,
+        "similarity_of_samples": alike,
+        "similarity_of_people": people,
+        "similarity_excess": alike - people,
+        "nearest_training_photo_of_samples": nearest.mean().item(),
         "nearest_training_photo_of_held_out": nearest_real.mean().item(),
-        "copies": (nearest_drawn > nearest_real.quantile(0.999)).float().mean().item(),
+        "copies": (nearest > nearest_real.quantile(0.999)).float().mean().item(),
     }
+
+
+@torch.no_grad()
+def save_sheets(generator: Generator, out: Path, *, psis: Sequence[float] = (1.0,), seed: int = 0) -> None:
+    """Writes out/samples.png, SHEET samples in order of seed at the first psi, samples-psi<psi>.png at the others, and
+    out/interpolations.png: in each row the straight way in w from one sample to another, at the last psi."""
+    for index, psi in enumerate(psis):
+        pixels = draw_samples(generator, SHEET, psi, seed)
+        name = "samples.png" if index == 0 else f"samples-psi{psi:g}.png"
+        images.save(images.grid(images.from_uint8(pixels), 16), out / name)
+    ends = generator.map(draw_latents(generator, 2 * PAIRS, seed), psis[-1])
+    way = torch.linspace(0, 1, STEPS, device=ends.device).view(1, STEPS, 1, 1)
+    w = torch.lerp(ends[:PAIRS, None], ends[PAIRS:, None], way).flatten(0, 1)
+    pictures = torch.cat([generator.synthesize(part).cpu() for part in w.split(BATCH)])
+    images.save(images.grid(pictures, STEPS), out / "interpolations.png")
 
 
 def take(photos: Photos, count: int) -> Photos:
     """Returns `count` photos, the first by a hash of their names. Raises: ValueError when there are fewer."""
     if len(photos) < count:
-        raise ValueError(f"expected at least {count} photos of people that the eye does not know, got {len(photos)}")
+        raise ValueError(f"expected at least {count} photos of people unknown to all, got {len(photos)}; lower --count")
     order = sorted(range(len(photos)), key=lambda index: unit_hash(photos.files[index]))[:count]
     return Photos(photos.pixels[order], photos.person[order], photos.names, tuple(photos.files[i] for i in order))
 

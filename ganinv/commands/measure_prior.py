@@ -1,0 +1,107 @@
+"""Measure how good a prior is, in the features of recognizers that took no part in its training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganinv import cli
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasurePrior:
+    """Compare samples of a prior with held-out photos of people: measure_prior.py --prior=FILE --photos=FOLDER."""
+
+    prior: str = ""  # a prior, as --generator takes it; "": the world's own
+    photos: str = ""  # folder or zip of pictures, or of people, that it was trained on
+    features: str = "dlib,sface"  # recognizers, as --judge takes them, with commas between
+    world: str = "synthetic"  # whose prior and photos are taken where none are given
+    psis: tuple[float, ...] = (1.0, 0.8)  # truncations; 0.8 is the attacks' own
+    count: int = 2000  # samples, and as many held-out photos; at most as many as there are
+    seed: int = 0  # of the samples
+    out: str = ""  # folder of quality.json and sheets; "": runs/<name of the prior's file>-quality
+    device: str = "auto"  # auto | cpu | cuda
+
+
+def run(config: MeasurePrior) -> None:
+    """Writes quality.json, a sheet of samples for each psi, and one of interpolations."""
+    from ganinv.priors.loading import load_generator
+    from ganinv.worlds.world import find_world
+
+    device, names = cli.choose_device(config.device), config.features.split(",")
+    world = find_world(config.world)
+    if config.count < 1 or not config.psis or not all(0 < psi <= 1.5 for psi in config.psis):
+        raise ValueError(f"expected --count above 0 and psis from 0 to 1.5, got {config.count} and {config.psis}")
+    networks = load_networks(names, device, took_part=read_took_part(config.prior or world.file("prior")))
+    generator = load_generator(config.prior or str(world.file("prior")), device)
+    photos = load_real(find_source(config.photos or f"data/{world.name}", world), generator.resolution, config.count)
+    out = Path(config.out or f"runs/{Path(config.prior).stem or world.name}-quality")
+    out.mkdir(parents=True, exist_ok=True)
+    quality = measure(generator, networks, photos, out, config.psis, config.seed)
+    (out / "quality.json").write_text(json.dumps({"command": cli.name_command("measure_prior")} | quality, indent=2) + "\n")
+    for line in tell_quality(quality):
+        print(line)
+    print(f"{out}/quality.json, and sheets of samples and interpolations")
+
+
+def find_source(photos: str, world) -> Path:
+    """Returns the zip or folder of a prior's pictures: the public people of a world's photo folder, where there are."""
+    public = Path(photos) / world.public
+    return public if public.is_dir() else Path(photos)
+
+
+def read_took_part(prior: str | Path) -> list[str]:
+    """Returns the recognizers that took part in a prior's training, as its card says; [] where it has none."""
+    from ganinv.weights.cards import read_card
+
+    file = Path(prior)
+    named = read_card(file).get("networks", {}) if file.with_suffix(".json").is_file() else {}
+    return list(named.values()) if isinstance(named, Mapping) else []
+
+
+def load_networks(specs: Sequence[str], device, *, took_part: Sequence[str] = ()) -> dict:
+    """Returns the recognizers of specs by their names; one that took part in the training says so in its name."""
+    from ganinv.recognizers.loading import load_recognizer
+
+    names = {spec: Path(spec).stem + (" (took part in the training)" if spec in took_part else "") for spec in specs}
+    return {name: load_recognizer(spec, device) for spec, name in names.items()}
+
+
+def load_real(source: Path, size: int, count: int):
+    """Returns the photos with which samples are compared, at most `count` on each side of a Frechet distance."""
+    from ganinv.training.pictures import load_pictures
+    from ganinv.training.prior_quality import RealPhotos, take
+    from ganinv.training.recipes import HELD_OUT, NEW_TO_THE_EYE
+
+    held_out, seen, bank = (load_pictures(source, size, share) for share in (HELD_OUT, NEW_TO_THE_EYE, (0.0, HELD_OUT[0])))
+    count = min(count, len(held_out), len(seen))
+    return RealPhotos(take(held_out, count), take(seen, count), bank)
+
+
+def measure(generator, networks: Mapping, photos, out: Path, psis: Sequence[float], seed: int) -> dict:
+    """Returns the quality of a prior at each psi, and writes its sheets."""
+    from ganinv.training.prior_quality import measure_prior, save_sheets
+
+    save_sheets(generator, out, psis=psis, seed=seed)
+    return measure_prior(generator, networks, photos, psis=psis, seed=seed)
+
+
+def tell_quality(quality: Mapping[str, Mapping]) -> list[str]:
+    """Returns the lines of a table of a prior's quality."""
+    columns = ("frechet_ratio", "precision", "recall", "density", "coverage", "similarity_excess", "copies")
+    width = 2 + max(len(f"{psi}, {name}") for psi, found in quality.items() for name in found)
+    lines = [" " * width + "".join(f"{name:>18}" for name in columns)]
+    for psi, found in quality.items():
+        rows = {name: row for name, row in found.items() if isinstance(row, Mapping) and name != "absent"}
+        for name, row in rows.items():
+            lines.append(f"{psi}, {name}".ljust(width) + "".join(f"{row[column]:18.3f}" for column in columns))
+        lines += [f"{psi}: faces found in {found['faces_found']:.1%} of samples"] if "faces_found" in found else []
+        lines += [f"{psi}: {name} is absent: {reason}" for name, reason in found["absent"].items()]
+    return lines
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    cli.main(MeasurePrior, run)

@@ -1,0 +1,102 @@
+"""How long a training takes: a fixed number of steps, or as many as there is time for."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+
+class Trainer(Protocol):
+    """What is trained: it goes a step on, gives its state, and takes up one."""
+
+    config: Any
+    device: torch.device
+
+    def train_step(self, step: int) -> object: ...
+
+    def state(self, step: int) -> dict: ...
+
+    def restore(self, state: dict, file: Path) -> int: ...
+
+
+@dataclass
+class Schedule:
+    """steps: in all. seconds: of training in all, which then decides; 0: the steps do. elapsed: seconds trained so far."""
+
+    steps: int
+    seconds: float = 0.0
+    elapsed: float = 0.0
+
+    def plan(self, step: int) -> int:
+        """Returns the number of steps in all, as far as can be said when `step` of them are done; `step` where time is up.
+
+        Phases and rates are shares of it, so under a clock they follow the share of the time that has gone.
+        """
+        if not self.seconds or not self.elapsed:
+            return self.steps
+        if self.elapsed >= self.seconds:
+            return step
+        return max(step + 1, round(step * self.seconds / self.elapsed))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of a step: while encoder and generator learn alone, with the discriminator, and with its penalty too."""
+
+    alone: float
+    joined: float
+    penalised: float
+
+    def total(self, first: int, joined: int, steps: int, penalty_every: int) -> float:
+        """Returns the seconds from step `first` to the end, where the discriminator joins in step `joined`."""
+        alone, rest = max(0, joined - first), steps - max(first, joined)
+        return self.alone * alone + rest * (self.joined + (self.penalised - self.joined) / penalty_every)
+
+
+def rehearse(trainer: Trainer, joined: int) -> Costs:
+    """Returns what steps cost on this machine: two of each kind are trained and undone, the second of which counts.
+
+    joined: the first step with a discriminator. The trainer ends in the state in which it came, to the bit.
+    """
+    before = copy.deepcopy(trainer.state(0))
+    every = trainer.config.r1_every
+    penalised = -(-joined // every) * every
+    times = [time_step(trainer, step) for step in (joined - 1, penalised + 1, penalised)]
+    trainer.restore(before, Path("rehearsal"))
+    return Costs(*times)
+
+
+def time_step(trainer: Trainer, step: int) -> float:
+    """Returns the seconds of a step when it is trained for the second time: in the first, kernels are built."""
+    for _ in range(2):
+        began = time.perf_counter()
+        trainer.train_step(step)
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
+    return time.perf_counter() - began
+
+
+def tell_duration(seconds: float) -> str:
+    """Returns a duration in words: "1 h 16 min", "12 min", "40 s"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def tell_plan(trainer: Trainer, schedule: Schedule, first: int, joined: int) -> str:
+    """Returns a line on how long the training will take on this machine from step `first`; the discriminator joins later."""
+    config, costs = trainer.config, rehearse(trainer, joined)
+    each = f"{costs.alone:.2f} s per step of {config.batch} pictures, {costs.joined:.2f} s with the discriminator"
+    if schedule.seconds:
+        mean = costs.total(0, joined, config.steps, config.r1_every) / config.steps
+        left = max(0.0, schedule.seconds - schedule.elapsed)
+        return f"{tell_duration(left)} are enough for about {left / mean:.0f} steps: {each}"
+    seconds = costs.total(first, joined, config.steps, config.r1_every)
+    end = time.strftime("%H:%M", time.localtime(time.time() + seconds))
+    return f"{config.steps - first} steps take about {tell_duration(seconds)}, until {end}: {each}"
