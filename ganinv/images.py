@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+LARGEST_SIDE = 256  # pixels of a picture that is read at its own size: what networks reduce it to is smaller
 SUFFIXES = (".jpg", ".jpeg", ".png", ".pgm")
 
 
@@ -53,21 +54,23 @@ def centre_square(picture: Image.Image) -> Image.Image:
     return picture.crop((left, top, left + side, top + side))
 
 
-def load_pixels(path: str | Path, size: int) -> np.ndarray:
+def load_pixels(path: str | Path, size: int | None) -> np.ndarray:
     """Returns one picture file as uint8 [size,size,3] RGB: centre square, Lanczos.
 
+    size: None: as large as the square is, LARGEST_SIDE at most.
     Raises: ValueError naming the file when it cannot be decoded.
     """
     try:
         with Image.open(path) as picture:
             square = centre_square(picture.convert("RGB"))
+            size = size or min(square.width, LARGEST_SIDE)
             return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"expected a readable picture, got {path} ({error}); repair or remove the file") from error
 
 
-def load(path: str | Path, size: int) -> torch.Tensor:
-    """Returns one picture file as an image [1,3,size,size] in [-1,1]. Raises: see load_pixels."""
+def load(path: str | Path, size: int | None) -> torch.Tensor:
+    """Returns one picture file as an image [1,3,size,size] in [-1,1]; see load_pixels."""
     return from_uint8(torch.from_numpy(load_pixels(path, size).copy())).permute(2, 0, 1)[None]
 
 

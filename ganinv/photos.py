@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from ganinv import images
 
+T = TypeVar("T")
 MANIFEST = "prepared.json"
 SPLITS = {"train": 0.6, "references": 0.2, "test": 0.2}  # share of each person's photos
 
@@ -45,7 +48,7 @@ def unit_hash(text: str) -> float:
 
 
 def list_people(root: str | Path) -> dict[str, list[Path]]:
-    """Returns the photo files of each sub-folder of root, both sorted by name.
+    """Returns the photo files of each sub-folder of root, both sorted by name, people as sort_names does it.
 
     Raises: ValueError when root is no folder, holds no person, or a person's folder holds no photo.
     """
@@ -53,13 +56,42 @@ def list_people(root: str | Path) -> dict[str, list[Path]]:
     if not root.is_dir():
         raise ValueError(f"expected a folder with one sub-folder per person, got {root}, which is no folder")
     people = {}
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    for name in sort_names(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        folder = root / name
         people[folder.name] = sorted(path for path in folder.iterdir() if path.suffix.lower() in images.SUFFIXES)
         if not people[folder.name]:
             raise ValueError(f"expected photos ({', '.join(images.SUFFIXES)}) in {folder}, got none; remove the folder")
     if not people:
         raise ValueError(f"expected a folder with one sub-folder per person, got {root}, which has none")
     return people
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Returns names in the order that numbers their people: as text, or as numbers where all are.
+
+    Where the two orders differ, a line on stderr says which it is.
+    """
+    names = sorted(names)
+    if not names or not all(name.isdecimal() and name.isascii() for name in names):
+        return names
+    numbered = sorted(names, key=lambda name: (int(name), name))
+    if numbered != names:
+        print(f"{len(names)} people are sorted as numbers: {', '.join(numbered[:3])}, ..., {numbered[-1]}", file=sys.stderr)
+    return numbered
+
+
+def order_people(people: Mapping[str, T], names: Sequence[str]) -> dict[str, T]:
+    """Returns people in the order of names, which are all of theirs; as they are where no names are given.
+
+    Raises: ValueError naming who is missing or unknown.
+    """
+    if not names:
+        return dict(people)
+    if missing := [name for name in names if name not in people]:
+        raise ValueError(f"expected photos or a template of {missing[0][:80]!r}, whom the class map names, got none")
+    if odd := sorted(people.keys() - set(names)):
+        raise ValueError(f"expected nobody beside the {len(names)} names of the class map, got {odd[0][:80]!r}")
+    return {name: people[name] for name in names}
 
 
 def split_photos(files: list[Path], split: str) -> list[Path]:

@@ -22,7 +22,7 @@ from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import load_recognizer, save_recognizer
 from ganinv.training import face_distance, gan, latents, recipes, recognizer, schedule
 from ganinv.weights.cards import read_card
-from ganinv.worlds.world import World
+from ganinv.worlds.world import World, find_world
 from tests.tiny_world import NAME, register, run_main, write_people
 
 SIDE = 16
@@ -324,6 +324,7 @@ def test_train_recognizer_writes_a_target_with_its_card(world, monkeypatch, caps
     capsys.readouterr()
     assert run_main(monkeypatch, recognizer_command, *words) == 2
     assert "expected a new folder, got target" in capsys.readouterr().err
+    assert find_world(NAME).roles == {"target": "target.safetensors"} and find_world(NAME).identities == ("p00", "p01", "p02")
     # the verifier has met no user
     assert run_main(monkeypatch, recognizer_command, *words[:-1], "--role=verifier", "--out=verifier") == 0
     assert load_recognizer("verifier/verifier.safetensors", "cpu").num_identities is None

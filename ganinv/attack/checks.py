@@ -28,7 +28,9 @@ def check_config(
         raise ValueError(f"expected a generator for the space {config.space}, got none; pass --generator")
     templates = getattr(goal, "templates", None)
     if templates is None and not recognizer.num_identities:
-        raise ValueError("expected a target with identities (logits), got one that only embeds")
+        raise ValueError(
+            "expected a target with identities (logits), got one that only embeds; enrol users with --gallery=FOLDER"
+        )
     count = recognizer.num_identities if templates is None else len(templates)
     unknown = [identity for identity in identities if not 0 <= identity < count]
     if unknown or not identities:

@@ -25,6 +25,9 @@ class JudgePictures:
     pictures: str = ""  # folder with a sub-folder per identity number, or files <identity>_<k>.png
     world: str = "synthetic"  # name or folder: prior, target, judges and references that belong together
     target: str = ""  # the recognizer that was attacked, as for the attacks; "": the world's
+    gallery: str = ""  # users to enrol in a target that embeds: a folder of photos, or .safetensors, .npz, .json
+    threshold: float | None = None  # of the gallery, a cosine or a distance; None: the network's own
+    classes: str = ""  # file with the users' names in the order that numbers them; "": the card's, or the folders' order
     photos: str = ""  # folder with photos of the users, for lpips and lpips_face; "": those are absent
     candidates: int = 2000  # of the control "best candidate", scored by the target; 0: without it
     psi: float = 0.8  # truncation of the controls from the prior
@@ -58,7 +61,16 @@ def run(config: JudgePictures) -> dict:
     identities = tuple(files)
     pictures = read_pictures(files, world.resolution)  # [T,K,3,R,R]
     config = replace(config, label=config.label or Path(config.pictures).resolve().name)
-    assets = load_assets(config.world, device=device, target=config.target, photos=config.photos, identities=identities)
+    assets = load_assets(
+        config.world,
+        device=device,
+        target=config.target,
+        photos=config.photos,
+        identities=identities,
+        gallery=config.gallery,
+        threshold=config.threshold,
+        classes=config.classes,
+    )
     check_recognizer(assets.target, world.resolution, device=device)
     search = AttackConfig(candidates=config.candidates, restarts=1, psi=config.psi)
     check_config(search, assets.target, identities, has_prior=True)

@@ -59,7 +59,7 @@ def make(config: Make) -> None:
     methods = read_methods(config.runs)
     runs = [run for method in methods for run in method.runs]
     world, target = find_world(runs[0].report["world"]), runs[0].config.get("target", "")
-    own_target = bool(target) and not world.knows(target, runs[0].report["identities"])
+    own_target = bool(target or runs[0].config.get("gallery")) and not world.knows(target, runs[0].report["identities"])
     photographs = own_target or not world.shows_references
     page_file, key_file = check_place(config.out, photographs)
     controls = {method.label for method in methods if is_control(method.runs[0].config)}

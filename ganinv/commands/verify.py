@@ -52,7 +52,8 @@ def check(config: Verify) -> Iterator[tuple[str, str]]:
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         identities = parse_identities(settings["identities"])
-        specs = {"generator": settings.get("generator", ""), "target": settings["target"]}
+        specs = {name: settings.get(name, "") for name in ("generator", "target", "gallery", "classes")}
+        specs["threshold"] = settings.get("threshold")
         photos, space, keep = config.photos or settings["photos"], settings["space"], settings["keep"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"expected a run's config.json in {folder}, got none that can be read ({error})") from error

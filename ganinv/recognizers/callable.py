@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable
 
@@ -10,19 +11,26 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganinv.interfaces import Recognition
+from ganinv.recognizers.gallery import Enrollable
+
+log = logging.getLogger(__name__)
 
 
-class CallableRecognizer(nn.Module):
+class CallableRecognizer(Enrollable, nn.Module):
     """Any callable images [N,3,R,R] -> Recognition | logits [N,C] | (embeddings [N,D], logits [N,C] or None).
 
-    Where there are only logits, their direction is the embedding. Called once with sample images, to learn C and D.
+    Where there are only logits, their direction is the embedding. Called once with sample images, to learn C and D. Bare
+    rows of length 1 are taken for embeddings: attacked as logits, their axes would pass for users.
     """
 
     def __init__(self, recognize: Callable, sample: torch.Tensor):
         super().__init__()
-        self.recognize = recognize
+        self.recognize, self.only_embeds = recognize, False
         with torch.no_grad():
             found = ask(self, sample)
+            if found.logits is not None and are_embeddings(found.logits) and isinstance(ask(recognize, sample), torch.Tensor):
+                log.warning("its answers all have length 1: they are taken for embeddings, of users to enrol with --gallery")
+                self.only_embeds, found = True, Recognition(found.embeddings, None)
         self.embedding_dim = found.embeddings.shape[1]
         self.num_identities = None if found.logits is None else found.logits.shape[1]
 
@@ -32,7 +40,7 @@ class CallableRecognizer(nn.Module):
         if isinstance(answer, Recognition):
             embeddings, logits = answer.embeddings, answer.logits
         elif isinstance(answer, torch.Tensor):
-            embeddings, logits = answer, answer
+            embeddings, logits = answer, None if self.only_embeds else answer
         elif isinstance(answer, tuple) and len(answer) == 2:
             embeddings, logits = answer
         else:
@@ -47,6 +55,14 @@ class CallableRecognizer(nn.Module):
                 got = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
                 raise ValueError(f"expected {name} of shape [{len(images)},...] from the recognizer, got {got}")
         return Recognition(F.normalize(embeddings.float(), dim=1), logits)
+
+
+def are_embeddings(answer: torch.Tensor) -> bool:
+    """Says whether rows [N,C] have length 1 and are no probabilities, of which one that is sure has length 1 too."""
+    norms, sums = answer.norm(dim=1), answer.sum(1)
+    ones = torch.ones_like(norms)
+    probabilities = bool(answer.min() >= 0) and torch.allclose(sums, ones, atol=1e-3)
+    return answer.shape[1] > 1 and torch.allclose(norms, ones, atol=1e-3) and not probabilities
 
 
 def ask(recognizer: Callable, images: torch.Tensor):

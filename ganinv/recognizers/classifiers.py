@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganinv.interfaces import Recognition
+from ganinv.recognizers.gallery import Enrollable
 from ganinv.recognizers.preprocessing import IMAGENET, Preprocessing, read_file_card
 from ganinv.weights.files import check_tensors, read_tensors, sha256_file
 
@@ -24,7 +25,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # of trainers,
 ODD_NUMBER = 997  # of identities, while the last layer is looked for: no inner layer is as wide
 
 
-class ClassifierRecognizer(nn.Module):
+class ClassifierRecognizer(Enrollable, nn.Module):
     """A classifier as a recognizer: its logits, and as embedding what enters its last layer, at norm 1.
 
     head: name of the last layer, a Linear or a 1x1 Conv2d; None: the network's own output is the embedding.

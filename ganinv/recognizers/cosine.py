@@ -13,6 +13,7 @@ from torch import nn
 
 from ganinv.images import resize
 from ganinv.interfaces import Recognition
+from ganinv.recognizers.gallery import Enrollable
 
 # VGG-11 (Simonyan and Zisserman 2015, configuration A) at half its width: channels, "M" for a pooling by two
 VGG_TRUNK = [32, "M", 64, "M", 128, 128, "M", 256, 256, "M", 512, 512]
@@ -20,7 +21,7 @@ HIDDEN = 512  # units of the hidden layer of "mlp"
 WIDEST = 4.0  # of a narrowed or widened ResNet: a card must not ask for any amount of memory
 
 
-class CosineRecognizer(nn.Module):
+class CosineRecognizer(Enrollable, nn.Module):
     """A torchvision network whose last layer is the embedding [N,D], and one direction per identity.
 
     architecture: see build_backbone; input_size: side to which images are resized; num_identities: 0 for an open-set

@@ -12,6 +12,7 @@ from torch import nn
 
 from ganinv.interfaces import Recognition
 from ganinv.recognizers.callable import ask
+from ganinv.recognizers.gallery import Enrollable
 from ganinv.recognizers.preprocessing import CHANNELS, Preprocessing, draw_faces, probe_preprocessing
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ SMALLEST = 1e-12  # a probability below it is taken for it: its logarithm must s
 SAME = 1e-3  # of the answer's size: by how much an image's answer may differ between batches, as some kernels' rounding does
 
 
-class WrappedModule(nn.Module):
+class WrappedModule(Enrollable, nn.Module):
     """A module as a recognizer, frozen; made by wrap, which says what the arguments mean."""
 
     def __init__(self, module: nn.Module, preprocessing: Preprocessing, output: str, scale: float):

@@ -23,6 +23,9 @@ class RunOptions:
     wandb: str = "offline"  # offline | online | disabled
     wandb_artifacts: bool = False  # log report, configuration and latents as an artifact too
     target: str = ""  # FILE.safetensors, facenet:NAME, FILE.onnx, file.py:factory, ... (README); "": the world's
+    gallery: str = ""  # users to enrol in a target that embeds: a folder of photos, or .safetensors, .npz, .json
+    threshold: float | None = None  # of the gallery, a cosine or a distance; None: the network's own
+    classes: str = ""  # file with the users' names in the order that numbers them; "": the card's, or the folders' order
     photos: str = ""  # folder with photos of the users, for lpips and lpips_face; "": those are absent
     label: str = ""  # name in comparisons; "": by method
     resume: str = ""  # a run folder to go on with, as it was configured; takes no other option

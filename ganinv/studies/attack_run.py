@@ -110,7 +110,8 @@ def prepare(config, method: str) -> Job:
     prior = method == "latent"
     assets = load_assets(
         options.world, device=device, generator=config.generator if prior else "", target=options.target,
-        photos=options.photos, prior=prior, identities=identities,
+        photos=options.photos, prior=prior, identities=identities, gallery=options.gallery, threshold=options.threshold,
+        classes=options.classes,
     )  # fmt: skip
     check_recognizer(assets.target, assets.world.resolution, device=device)
     check_config(attack, assets.target, identities, assets.generator is not None)

@@ -18,8 +18,10 @@ from ganinv.photos import Photos, choose_photos, list_people, load_photos, selec
 from ganinv.priors.loading import load_generator
 from ganinv.recognizers.adapters import weight_file
 from ganinv.recognizers.loading import load_recognizer
+from ganinv.recognizers.templates import load_gallery, read_classes
 from ganinv.weights.cards import find_card
 from ganinv.weights.checkpoints import find_checkpoint
+from ganinv.weights.quoting import show
 from ganinv.worlds import world_file
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.truth import Truth, load_regressor
@@ -86,8 +88,9 @@ class World:
 
     @cached_property
     def target(self) -> Recognizer:
-        """Returns the recognizer under attack."""
-        return load_recognizer(self.spec("target"), self.device, resolution=self.resolution)
+        """Returns the recognizer under attack; an embedding network with the users of the world's gallery enrolled."""
+        recognizer = load_recognizer(self.spec("target"), self.device, resolution=self.resolution)
+        return load_gallery(recognizer, self.spec("gallery")) if self.has("gallery") else recognizer
 
     @cached_property
     def judges(self) -> list[Judge]:
@@ -123,16 +126,17 @@ class World:
 
     @cached_property
     def identities(self) -> tuple[str, ...]:
-        """Returns the names of the users in order, as the target's card lists them; () where no card does."""
-        return read_identities(self.spec("target")) if self.has("target") else ()
+        """Returns the names of the users in order, as a card lists them, the gallery's or target's; () where none does."""
+        role = next((role for role in ("gallery", "target") if self.has(role)), "")
+        return read_identities(self.spec(role)) if role else ()
 
-    def knows(self, target: str, identities: Sequence[int] = ()) -> bool:
+    def knows(self, target: str, identities: Sequence[int] = (), names: Sequence[str] = ()) -> bool:
         """Says whether a target of one's own has the world's users among its classes, under the same numbers.
 
-        That is what its card must say: the same names in the same order, as far as both lists go; identities: those that
-        are attacked, which must be among them; all of them where none are given.
+        That is what its card must say, or names, those of its users: the same names in the same order, as far as both lists
+        go; identities: those that are attacked, which must be among them; all of them where none are given.
         """
-        theirs, ours = read_identities(target), self.identities
+        theirs, ours = tuple(names) or read_identities(target), self.identities
         common = min(len(theirs), len(ours))
         if not common or theirs[:common] != ours[:common]:
             return False
@@ -241,26 +245,38 @@ class Assets:
 
 def load_assets(
     name: str, *, device: torch.device, generator: str = "", target: str = "", photos: str = "", prior: bool = True,
-    identities: Sequence[int] = (),
+    identities: Sequence[int] = (), gallery: str = "", threshold: float | None = None, classes: str = "",
 ) -> Assets:  # fmt: skip
     """Returns a world's assets, with the user's own generator, target or photos where they are given.
 
     identities: users that are attacked, whose reference photos are rendered where the world can do that.
     generator, target: anything that loading.py reads, "" for the world's own. A target whose card lists the world's
     users keeps the world's judges, references and truth. photos: the world's photo folder, for what needs pictures; with
-    a target of other users, a folder with one sub-folder of new photos for each of its identities, in order of name. No
-    judge knows these users: those alone take part that compare.
+    a target of other users, a folder with one sub-folder of new photos for each of its identities, in order of name; where
+    the target names its users, the photos of those that are attacked suffice. No judge knows these users: those alone take
+    part that compare. gallery: a folder of photos, or a file of templates, of the users to enrol in a target that embeds;
+    threshold: in place of the gallery's; classes: a file of the users' names in the order that numbers them.
     Raises: ValueError for an unknown world, and whatever loading raises.
     """
     world = load_world(name, device)
-    known = not target or world.knows(target, identities)
-    model = load_recognizer(target, device, resolution=world.resolution) if target else world.target
+    names = read_classes(classes) if classes else ()
+    if gallery:
+        network = load_recognizer(target or world.spec("target"), device, resolution=world.resolution)
+        model = load_gallery(network, gallery, threshold=threshold, classes=names)
+        names = model.names
+    elif threshold is not None:
+        raise ValueError("expected --gallery beside --threshold, got none; pass the users to enrol")
+    else:
+        model = load_recognizer(target, device, resolution=world.resolution) if target else world.target
+        names = check_names(names or (read_identities(target) if target else ()), model.num_identities)
+    known = not (target or gallery) or world.knows(target, identities, names)
     prior_file = find_checkpoint(generator or world.spec("prior")) if prior else None
     prior_model = None if not prior else load_generator(str(prior_file), device) if generator else world.prior
     judges = world.judges if known else [world.load_judge(entry) for entry in world.judge_entries if not entry.sees_users]
     references = world.references if known else None
     if photos and not known:
-        references = References.from_photos(load_own_photos(photos, world.resolution, model.num_identities), judges, device)
+        own = load_own_photos(photos, world.resolution, model.num_identities, names, identities)
+        references = References.from_photos(own, judges, device)
     elif photos and references is None:
         references = References.from_photos(load_references(world, photos), judges, device)
     elif photos:
@@ -269,6 +285,8 @@ def load_assets(
         references = add_photos(references, render_references(world, known_users), judges[0], of_all=False)
     files = {"prior": prior_file} if prior else {}
     files["target"] = weight_file(target or world.spec("target"))
+    if gallery or (not target and world.has("gallery")):
+        files["gallery"] = Path(gallery or world.spec("gallery"))
     files |= {judge.name: world.file(judge.name) for judge in judges if not judge.sees_users}
     files["lpips_face"] = world.file("lpips_face")
     files |= {judge.name: world.file(judge.name) for judge in judges if judge.sees_users}
@@ -276,15 +294,36 @@ def load_assets(
     return Assets(world, prior_model, model, judges, references, files, world.truth if known else None)
 
 
-def load_own_photos(photos: str | Path, resolution: int, num_identities: int | None) -> Photos:
-    """Returns new photos of a target's users, one sub-folder for each. Raises: ValueError for another number of them."""
-    own = load_photos(list_people(photos), resolution)
-    if len(own.names) != num_identities:
-        raise ValueError(
-            f"expected a sub-folder of {photos} for each of the target's {num_identities} identities, in order "
-            f"of name, got {len(own.names)}"
-        )
-    return own
+def check_names(names: Sequence[str], num_identities: int | None) -> tuple[str, ...]:
+    """Returns the names of a target's users. Raises: ValueError when there are names, and another number of them."""
+    if names and len(names) != num_identities:
+        raise ValueError(f"expected a name for each of the target's {num_identities} identities, got {len(names)}")
+    return tuple(names)
+
+
+def load_own_photos(
+    photos: str | Path, resolution: int, num_identities: int | None, names: Sequence[str], identities: Sequence[int]
+) -> Photos:
+    """Returns new photos of a target's users, a sub-folder for each; where there are names, of the identities at least.
+
+    Raises: ValueError for another number of folders, or when one that is attacked is missing.
+    """
+    people = list_people(photos)
+    if not names:
+        if len(people) != num_identities:
+            raise ValueError(
+                f"expected a sub-folder of {photos} for each of the target's {num_identities} identities, in order "
+                f"of name, got {len(people)}"
+            )
+        return load_photos(people, resolution)
+    if missing := [names[identity] for identity in identities if identity < len(names) and names[identity] not in people]:
+        raise ValueError(f"expected a sub-folder {show(missing[0])} in {photos}, of a user who is attacked, got none")
+    theirs = {name: people[name] for name in names if name in people}
+    if not theirs:
+        raise ValueError(f"expected sub-folders of {photos} named as the target's users, such as {show(names[0])}, got none")
+    number = torch.tensor([row for row, name in enumerate(names) if name in people])
+    own = load_photos(theirs, resolution)
+    return dataclasses.replace(own, person=number[own.person], names=tuple(names))
 
 
 @torch.no_grad()
