@@ -77,7 +77,7 @@ class TemplateGoal:
         return (1 - distance / 2).clamp(0, 1) if self.metric == "cosine" else 1 / (1 + distance)
 
     def rank(self, recognition: Recognition, identities: torch.Tensor) -> torch.Tensor:
-        """Returns the negative distance [N,T] of each embedding to every template."""
+        """Returns the negative distance [N,T] of each embedding to the template of every identity [T]."""
         embeddings = require(recognition, "embeddings").detach()
         return -torch.stack([self.measure(embeddings, one.expand(len(embeddings))) for one in identities], 1)
 

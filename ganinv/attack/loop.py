@@ -104,11 +104,14 @@ def measure_points(
     rows, noise, losses, scores = samples.alive, streams.take(samples.alive), [], []
     draws, parts, reached = [], [], torch.zeros((), dtype=torch.bool, device=samples.alive.device)
 
+    def notice(slope: torch.Tensor) -> None:
+        reached.logical_or_(slope.any())
+
     def work(part: slice) -> tuple:
         few, mine = rows[part], streams.take(rows[part])
         found = evaluate(
             space, trial, few, samples.identities[few], mine, gradients=searcher.gradients,
-            notice=(lambda slope: reached.logical_or_(slope.any()) and None) if step == 0 else None,
+            notice=notice if step == 0 else None,
         )  # fmt: skip
         draws.append(mine)
         return found
