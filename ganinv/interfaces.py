@@ -59,6 +59,8 @@ class Recognizer(Protocol):
     """A frozen recognizer in eval mode; owns its crop, resize and normalisation.
 
     It may state a `metric`, by which its embeddings are compared: "cosine" (unit norm, the default) or "euclidean" (raw).
+    A published one also states `threshold`, of the metric, at which its publishers take two pictures for one person (None:
+    they give none), and `about`, a line on licence, training data and source.
     """
 
     num_identities: int | None

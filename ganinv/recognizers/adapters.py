@@ -11,9 +11,13 @@ from ganinv.interfaces import Recognizer
 
 log = logging.getLogger(__name__)
 
-KINDS = ("facenet", "torchvision", "timm", "torchscript")
+PUBLISHED = ("dlib", "sface")  # from an installed package, or KIND:FILE
+KINDS = (*PUBLISHED, "facenet", "torchvision", "timm", "torchscript")
 SUFFIXES = (".torchscript", ".pt2", ".onnx")
-FORMS = "facenet:vggface2, torchvision:NAME:FILE, timm:NAME:FILE, torchscript:FILE, FILE.torchscript, FILE.pt2, FILE.onnx"
+FORMS = (
+    "dlib, sface, facenet:vggface2, torchvision:NAME:FILE, timm:NAME:FILE, "
+    "torchscript:FILE, FILE.torchscript, FILE.pt2, FILE.onnx"
+)
 
 
 def split_adapter(spec: str) -> tuple[str, str, str] | None:
@@ -23,6 +27,8 @@ def split_adapter(spec: str) -> tuple[str, str, str] | None:
     """
     suffix = Path(spec).suffix.lower()
     kind, colon, rest = spec.partition(":")
+    if spec in PUBLISHED and not Path(spec).exists():
+        return spec, "", ""
     if Path(spec).exists() or kind not in KINDS or not colon:
         return (suffix, "", spec) if suffix in SUFFIXES else None
     if kind in ("torchvision", "timm"):
@@ -36,9 +42,12 @@ def split_adapter(spec: str) -> tuple[str, str, str] | None:
 
 
 def weight_file(spec: str) -> Path:
-    """Returns the file from which a spec's recognizer is read; for code, which has none, the spec as a path."""
+    """Returns the file from which a spec's recognizer or prior is read; for code, which has none, the spec as a path."""
     from ganinv.recognizers.classifiers import find_facenet_file
+    from ganinv.recognizers.published.files import FILES, locate
 
+    if spec in FILES and not Path(spec).exists():
+        return locate(FILES[spec]) or Path(spec)
     kind, name, file = split_adapter(spec) or ("", "", spec)
     return find_facenet_file(name) if kind == "facenet" else Path(file)
 
@@ -47,7 +56,8 @@ def load_adapter(spec: str, device: torch.device | str, *, resolution: int = 64)
     """Returns the frozen recognizer of a spec that an adapter reads, None for any other spec.
 
     Logs one line when it behaves as if fed the wrong range. resolution: the side of the pictures it will be shown.
-    Raises: ValueError, see load_facenet, load_torchvision, load_timm and load_exported.
+    Raises: ValueError, see load_dlib, load_sface, load_facenet, load_torchvision,
+    load_timm and load_exported.
     """
     found = split_adapter(spec)
     if found is None:
@@ -56,6 +66,8 @@ def load_adapter(spec: str, device: torch.device | str, *, resolution: int = 64)
     from ganinv.weights.specs import freeze
 
     kind, name, file = found
+    if kind in PUBLISHED:  # their preprocessing is known: no probe
+        return freeze(load_published(kind, file), device)
     if kind == "facenet":
         recognizer = freeze(classifiers.load_facenet(name), device)
     elif kind in ("torchvision", "timm"):
@@ -68,3 +80,10 @@ def load_adapter(spec: str, device: torch.device | str, *, resolution: int = 64)
     if line := preprocessing.probe_preprocessing(recognizer, fed, resolution=resolution):
         log.warning("%s: %s", spec, line)
     return recognizer
+
+
+def load_published(kind: str, file: str = "") -> Recognizer:
+    """Returns one of PUBLISHED, on the CPU, of a file or of the installed package's. Raises: ValueError, see there."""
+    from ganinv.recognizers.published import dlib, sface
+
+    return {"dlib": dlib.load_dlib, "sface": sface.load_sface}[kind](file)
