@@ -19,7 +19,7 @@ from ganinv.recognizers.adapters import weight_file
 from ganinv.recognizers.checks import check_recognizer
 from ganinv.recognizers.loading import load_recognizer
 from ganinv.recognizers.preprocessing import draw_faces
-from ganinv.recognizers.published import dlib, files, frame, sface
+from ganinv.recognizers.published import arcface, dlib, files, frame, sface
 from ganinv.weights.specs import freeze
 
 INSTALLED = {
@@ -177,7 +177,7 @@ def test_a_missing_package_and_another_file_give_one_line(module, name, run, ins
         run()
 
 
-@pytest.mark.parametrize("spec", ["dlib", "sface"])
+@pytest.mark.parametrize("spec", ["dlib", "sface", "insightface", "edgeface"])
 def test_a_path_to_nothing_gives_one_line(spec, tmp_path):
     with pytest.raises(ValueError, match=f"expected {spec}.*FILE, got .*none.bin, which is missing"):
         load_recognizer(f"{spec}:{tmp_path / 'none.bin'}", "cpu")
@@ -421,3 +421,56 @@ def test_the_frame_is_differentiable_and_whole_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(reframe(images.float()), reframe(images.float().clone()))
         assert reframe(images.float()).dtype == torch.float32
+
+
+# ---- InsightFace's and EdgeFace's files
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@torch.no_grad()
+def test_insightface_s_file_is_fed_as_its_own_reader_feeds_it(raw, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnx2torch")
+    from onnx.reference import ReferenceEvaluator
+
+    model = make_chain(onnx, blocks=False)
+    if not raw:
+        del model.graph.node[:2]
+        model.graph.node[0].input[0] = "data"
+    next(node for node in model.graph.node if node.op_type == "Flatten").input[0] = "i"
+    model.graph.node.remove(next(node for node in model.graph.node if node.op_type == "Dropout"))
+    model.opset_import[0].version = 14
+    path = tmp_path / "w600k_toy.onnx"
+    onnx.save(model, str(path))
+    recognizer = load_recognizer(f"insightface:{path}", "cpu")
+    check_recognizer(recognizer, 64)
+    faces = draw_faces(2, 112)
+    fed = (faces + 1) * 127.5 if raw else faces
+    expected = np.concatenate([ReferenceEvaluator(model).run(None, {"data": one[None].numpy()})[0] for one in fed])
+    found = recognizer.recognize_chips(faces).embeddings
+    torch.testing.assert_close(found, F.normalize(torch.from_numpy(expected), dim=1), atol=1e-4, rtol=1e-4)
+    assert (recognizer.metric, recognizer.threshold, recognizer.embedding_dim) == ("cosine", None, 6)
+    assert weight_file(f"insightface:{path}") == path
+
+
+@pytest.mark.parametrize("rank", [None, 12])
+@torch.no_grad()
+def test_edgeface_s_file_is_read_with_its_size_and_ranks(rank, tmp_path):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = timm.create_model("edgenext_xx_small", num_classes=512)
+    if rank:
+        for name, part in list(network.named_modules()):
+            if isinstance(part, nn.Linear) and "head" not in name:
+                network.set_submodule(name, arcface.LowRank(part.in_features, part.out_features, rank, part.bias is not None))
+    path = tmp_path / "edgeface_xxs.pt"
+    torch.save({f"model.{name}": tensor for name, tensor in network.state_dict().items()}, path)
+    recognizer = load_recognizer(f"edgeface:{path}", "cpu")
+    check_recognizer(recognizer, 64)
+    faces = draw_faces(2, 112)
+    torch.testing.assert_close(
+        recognizer.recognize_chips(faces).embeddings, F.normalize(network.eval()(faces), dim=1), atol=1e-4, rtol=1e-4
+    )
+    torch.save({"model.stem.0.weight": torch.zeros(5, 3, 4, 4)}, path)
+    with pytest.raises(ValueError, match="expected EdgeFace's tensors in .*edgeface_xxs.pt"):
+        load_recognizer(f"edgeface:{path}", "cpu")

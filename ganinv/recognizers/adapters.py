@@ -12,10 +12,10 @@ from ganinv.interfaces import Recognizer
 log = logging.getLogger(__name__)
 
 PUBLISHED = ("dlib", "sface")  # from an installed package, or KIND:FILE
-KINDS = (*PUBLISHED, "facenet", "torchvision", "timm", "torchscript")
+KINDS = (*PUBLISHED, "insightface", "edgeface", "facenet", "torchvision", "timm", "torchscript")
 SUFFIXES = (".torchscript", ".pt2", ".onnx")
 FORMS = (
-    "dlib, sface, facenet:vggface2, torchvision:NAME:FILE, timm:NAME:FILE, "
+    "dlib, sface, insightface:FILE, edgeface:FILE, facenet:vggface2, torchvision:NAME:FILE, timm:NAME:FILE, "
     "torchscript:FILE, FILE.torchscript, FILE.pt2, FILE.onnx"
 )
 
@@ -56,7 +56,7 @@ def load_adapter(spec: str, device: torch.device | str, *, resolution: int = 64)
     """Returns the frozen recognizer of a spec that an adapter reads, None for any other spec.
 
     Logs one line when it behaves as if fed the wrong range. resolution: the side of the pictures it will be shown.
-    Raises: ValueError, see load_dlib, load_sface, load_facenet, load_torchvision,
+    Raises: ValueError, see load_dlib, load_sface, load_insightface, load_edgeface, load_facenet, load_torchvision,
     load_timm and load_exported.
     """
     found = split_adapter(spec)
@@ -68,7 +68,12 @@ def load_adapter(spec: str, device: torch.device | str, *, resolution: int = 64)
     kind, name, file = found
     if kind in PUBLISHED:  # their preprocessing is known: no probe
         return freeze(load_published(kind, file), device)
-    if kind == "facenet":
+    if kind in ("insightface", "edgeface"):
+        from ganinv.recognizers.published import arcface
+
+        load = arcface.load_insightface if kind == "insightface" else arcface.load_edgeface
+        recognizer = freeze(load(file, device), device)
+    elif kind == "facenet":
         recognizer = freeze(classifiers.load_facenet(name), device)
     elif kind in ("torchvision", "timm"):
         load = classifiers.load_torchvision if kind == "torchvision" else classifiers.load_timm
