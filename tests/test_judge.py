@@ -60,7 +60,7 @@ def test_our_own_pictures_get_our_own_verdict(layout, attacked, made, monkeypatc
         pictures = "mine"
     photos = f"--photos={made[1] / 'photos'}"
     assert run_main(monkeypatch, judge, *JUDGE, f"--pictures={pictures}", photos, "--out=judged") == 0
-    assert "cost" in capsys.readouterr().out
+    assert "Does it leak?" in capsys.readouterr().out
     ours, theirs = read_report(attacked), read_report("judged")
     assert theirs["method"] == "judged" and theirs["identities"] == [1, 3, 4]
     del ours["summary"]["target_score_transformed"]  # of the search's own transforms

@@ -7,6 +7,7 @@ import torch
 
 from ganinv.metrics.scores import (
     accuracy_at,
+    face_scores,
     identity_rank,
     identity_score,
     mean_cosine,
@@ -15,7 +16,16 @@ from ganinv.metrics.scores import (
     template_threshold,
 )
 from ganinv.metrics.sets import density_coverage, frechet_distance, kernel_distance, knowledge_extraction, precision_recall
-from ganinv.metrics.statistics import bootstrap_interval, holm, sign_flip_p, users_needed
+from ganinv.metrics.statistics import (
+    bootstrap_interval,
+    exact_interval,
+    fewest_users,
+    holm,
+    least_p,
+    mcnemar_p,
+    sign_flip_p,
+    users_needed,
+)
 
 
 def test_identity_score_is_the_softmax_of_the_identity():
@@ -275,3 +285,23 @@ def test_no_fewer_users_than_a_sign_flip_test_needs():
     for differences, wanted in ((torch.ones(1), 1.0), (torch.ones(3), 0.0)):
         with pytest.raises(ValueError, match="2 users or more and a difference other than 0"):
             users_needed(differences, wanted)
+
+
+def test_exact_intervals_and_paired_tests_by_hand():
+    for hits, count in ((0, 5), (2, 5), (5, 5), (3, 40)):
+        low, high = exact_interval(hits, count)
+        # at its ends the share seen, or one further off, has a probability of 2.5 %
+        above = sum(math.comb(count, k) * low**k * (1 - low) ** (count - k) for k in range(hits, count + 1))
+        below = sum(math.comb(count, k) * high**k * (1 - high) ** (count - k) for k in range(hits + 1))
+        assert (low == 0) if hits == 0 else above == pytest.approx(0.025)
+        assert (high == 1) if hits == count else below == pytest.approx(0.025)
+    with pytest.raises(ValueError, match="expected hits of at least one try, got 3 of 2"):
+        exact_interval(3, 2)
+    assert [mcnemar_p(*pair) for pair in ((0, 0), (1, 0), (5, 0), (0, 5), (2, 2), (3, 1))] == [1, 1, 0.0625, 0.0625, 1, 0.625]
+    assert [least_p(users) for users in (1, 2, 5, 6)] == [1, 0.5, 0.0625, 0.03125] and fewest_users(0.05) == 6
+
+
+def test_faces_are_alike_by_angle_or_by_distance():
+    a, b = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.0], [0.0, 0.0], [-3.0, -4.0]])
+    assert face_scores(a, b, "euclidean").tolist() == [[0, -5, -10]]
+    assert face_scores(a, b[[0, 2]]).tolist()[0] == pytest.approx([1, -1])

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ganinv import images
-from ganinv.reports import page
+from ganinv.reports import answers, page
+from tests.test_answers import make_leak, make_selection
 
 
 def entry(mean, low=None, high=None, users=5):
@@ -48,84 +49,6 @@ def without(report, *metrics):
             row.pop(name, None)
     report["headline"] = [line for line in report["headline"] if line["metric"] not in metrics]
     return report
-
-
-# ---- sentences
-
-
-def test_the_sentences_by_hand():
-    first, second, third = page.write_sentences(make_report(hits=0.75))
-    assert first == (
-        "A recognizer of the same users, which took no part in the attack, named the right one of 40 people from the "
-        "pictures of 6 of 8 users (95 % interval 65% to 75%); from the best of many random faces it did so for 3 of 8, and "
-        "from the users' own photos 88% of the time."
-    )
-    assert second == (
-        "A second recognizer, which has never met the users, finds the pictures more like their photos than the best of many "
-        "random faces, by 0.30 on a scale from -1 to 1 (95 % interval 0.20 to 0.40), more than chance explains (p = 0.01)."
-    )
-    assert third == (
-        "This does not prove that a human being would know anybody in these pictures, which are no photographs and no "
-        "evidence of anything about anybody; much of them is the prior's work, and 8 users speak for few others."
-    )
-
-
-CASES = {
-    "shown": ({}, "The pictures carry something of the users", "more than chance explains", "does not prove that a human"),
-    "few users": (
-        {"users": 5, "p": 0.0625},
-        "Some sign of the users, from too few of them to be sure",
-        "but 5 users are too few to rule out chance (p = 0.062)",
-        "5 users speak for few others",
-    ),
-    "chance": (
-        {"difference": 0.05, "p": 0.4},
-        "The pictures show no more of the users than the controls do",
-        "does not find the pictures more like their photos than the best of many random faces: the difference is +0.05",
-        "This does not prove the attacked recognizer safe",
-    ),
-    "worse": (
-        {"difference": -0.5, "p": 0.01},
-        "The pictures show no more of the users than the controls do",
-        "the difference is -0.50 (95 % interval -0.60 to -0.40), which is no leak",
-        "This does not prove the attacked recognizer safe",
-    ),
-    "sure and small": ({"difference": 0.11, "p": 0.05}, "The pictures carry something", "by 0.11 on a scale", "human being"),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_the_words_follow_the_numbers(name):
-    changes, heading, second, third = CASES[name]
-    report = make_report(**changes)
-    assert page.write_heading(report).startswith(heading)
-    sentences = page.write_sentences(report)
-    assert len(sentences) == 3 and second in sentences[1] and third in sentences[2]
-    # one full stop each, at its end: points between digits are no stops
-    assert all(len(re.findall(r"\.(?!\d)", sentence)) == 1 and sentence.endswith(".") for sentence in sentences)
-
-
-def test_judges_that_differ_are_said_to():
-    report = make_report()
-    report["headline"][0] |= {"mean": 0.0, "ci95": [-0.1, 0.1], "p": 1.0}
-    assert page.write_heading(report) == "The judges differ on whether the pictures show the users"
-
-
-def test_without_judges_nothing_is_claimed():
-    report = without(make_report(), "acc_at_1", "identity_similarity")
-    assert page.write_heading(report) == "Nobody could judge the pictures"
-    first, second, third = page.write_sentences(report)
-    assert "No recognizer that knows the users could name them in these pictures (no judge)" in first
-    assert "proves nothing" in first and "(no judge)" in second and "does not prove the attacked recognizer safe" in third
-
-
-def test_one_user_has_no_interval_and_no_chance():
-    report = make_report(users=1, p=1.0)
-    for place in (*report["summary"].values(), *report["headline"]):
-        place["ci95"] = [None, None]
-    first, second, third = page.write_sentences(report)
-    assert "interval" not in first + second and "one user tells nothing of chance" in second
-    assert "one user speaks for no other" in third and "carry" not in page.write_heading(report)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +91,11 @@ def full_report(**changes):
     report["sets"] = {"kid": {"value": 0.1, "pictures": 8, "references": 9, "features": "of the verifier"}}
     report["memory"] = {"rule": "near", "pictures": [
         {"identity": 0, "k": 0, "photo": 4711, "similarity": 0.5, "own": 0.6, "copy": True}]}  # fmt: skip
+    report["leak"], report["selection"] = make_leak(hits=6, n=8), make_selection()
+    report["sar"] = {"rows": [
+        {"system": "target", "type": "I", "at": "operator", "threshold": 0.6, "pictures": "the attack", "share": 0.75,
+         "ci95": [0.3, 0.9], "interval": "exact", "users": 8, "comparisons": 8}]}  # fmt: skip
+    report["verdict"] = answers.write_verdict(report)
     report["type_i"] = {"changes": ["jpeg"], "projection": {"steps": 40, "distance": "pixels"}}
     report["factors"] = {"nose": {"recovery": 0.5, "ceiling": 0.9}}
     return report
@@ -182,6 +110,13 @@ def test_the_page_is_one_file_that_runs_and_fetches_nothing(tmp_path):
     assert len(sources) == 8 + 16 and all(source.startswith("data:image/png;base64,") for source in sources)
     for shown in (
         "both judges take",
+        "accepted and named right by two judges",
+        "6 of 8",
+        "exact McNemar test",
+        "operator",
+        "OWASP AISVS 1.0, C11.4",
+        "EDPB Opinion 28/2024",
+        "nobody has said whether these judges have met the users: judge",
         "unknown: no card",
         "number 4711",
         "nose",
@@ -218,7 +153,11 @@ def test_a_report_of_an_earlier_version_and_a_bare_folder_have_a_page(tmp_path):
     for key in ("headline", "controls", "ceiling", "judges"):
         del report[key]
     text = page.render_page(tmp_path, report)  # no pictures, configuration or steps either
-    assert "Nobody could judge" in text and "polyline" not in text.partition("</style>")[2]
+    assert (
+        "Nobody could judge" in text
+        and "Not measured: it is not in the report" in text
+        and "polyline" not in text.partition("</style>")[2]
+    )
 
 
 def test_the_curve_goes_from_the_first_to_the_last_step():

@@ -16,7 +16,8 @@ from safetensors import safe_open
 from ganinv.attack.invert import AttackResult, Cost
 from ganinv.images import to_uint8
 from ganinv.interfaces import FaultError
-from ganinv.judging.verdict import Judgement, Verdict
+from ganinv.judging.judgement import Judgement
+from ganinv.judging.verdict import Verdict
 from ganinv.reports import provenance, run_folder
 from ganinv.reports.report_file import read_report
 from ganinv.reports.run_folder import RunFolder, new_folder
@@ -40,6 +41,7 @@ def test_report_reads_back_as_written_with_the_schema(tmp_path):
     written = write(tmp_path / "run")
     keys = ["method", "world", "identities", "seed", "summary", "per_identity", "cost", "absent"]
     keys += ["headline", "controls", "ceiling", "judges", "factors", "pictures", "type_i", "memory", "sets", "files"]
+    keys += ["leak", "selection", "sar", "verdict"]
     assert list(written) == keys
     cost = {"seconds": 1.5, "images_evaluated": 10, "gradient_queries": 6, "score_queries": 4, "verdict_seconds": 0.0}
     assert written["cost"] == cost

@@ -331,7 +331,6 @@ def test_pictures_too_small_for_lpips_leave_the_rest_alone(face_trunk):
         ({"identities": (3,)}, "of 1 identities"),
         ({"identities": (3, 8)}, r"expected identities in 0-7"),
         ({"images": IMAGES * 255}, r"in \[-1,1\]"),
-        ({"judges": (JUDGE, JUDGE)}, "at most one judge with sees_users=True, got judge, judge"),
         ({"judges": (Judge("blind", StripeRecognizer(closed=False), True),)}, "expected a judge with logits"),
     ],
 )

@@ -47,11 +47,12 @@ def run(config: JudgePictures) -> dict:
     from ganinv.engine.batches import ON_CPU, Batch
     from ganinv.errors import Absent
     from ganinv.judging.independence import check_independent
-    from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures, print_report
+    from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
     from ganinv.photos import hash_photos
     from ganinv.recognizers.checks import check_recognizer
     from ganinv.reports.provenance import describe_provenance
     from ganinv.reports.run_folder import RunFolder, new_folder
+    from ganinv.reports.terminal import print_report
     from ganinv.worlds.world import find_world, load_assets
 
     device = cli.choose_device(config.device)

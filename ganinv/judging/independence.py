@@ -21,7 +21,7 @@ def declare_judges(judges: Sequence[Judge], files: Mapping[str, Path]) -> list[d
     file be without a card. identities: how many it has as classes, None where it only compares. trained_on: as the judge's
     card says it. overlap: "target_users", "target_photos_of_users", "target_public_people" and "prior_people", each
     {"share": of them that the judge was trained on, None where nobody said it, "why"}. What no card says is None, never
-    taken for nothing.
+    taken for nothing. declared: what the judge's publisher says of its training, where anybody does.
     """
     cards = {role: find_card(files.get(role)) for role in ("target", "prior", *(judge.name for judge in judges))}
     entries = []
@@ -36,7 +36,8 @@ def declare_judges(judges: Sequence[Judge], files: Mapping[str, Path]) -> list[d
         identities = getattr(judge.recognizer, "num_identities", None)
         entry = {"name": judge.name, "knows_users": judge.sees_users, "identities": identities}
         entry |= {key: card.get(key) for key in ("architecture", "seed", "sha256")}
-        entries.append(entry | {"trained_on": trained_on(card), "overlap": overlap})
+        said = {"declared": judge.declared} if judge.declared else {}
+        entries.append(entry | {"trained_on": trained_on(card), "overlap": overlap} | said)
     return entries
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -14,14 +15,18 @@ from ganinv.errors import Absent, AbsentError
 from ganinv.judging.comparisons import similarity_to_nearest
 from ganinv.judging.controls import measure_photos
 from ganinv.judging.independence import declare_judges
+from ganinv.judging.judgement import Judgement
+from ganinv.judging.leak import compare_selection, measure_leak
 from ganinv.judging.memorisation import TrainingPhotos, find_training_photos
 from ganinv.judging.recognitions import RecognitionCache
 from ganinv.judging.robustness import MILD, Projection, with_projection
-from ganinv.judging.verdict import Judgement, Verdict, evaluate, find_judge, list_places
-from ganinv.metrics.catalogue import CATALOGUE
+from ganinv.judging.success import list_systems, measure_success
+from ganinv.judging.verdict import Verdict, evaluate, find_judge, list_places
 from ganinv.priors.loading import load_generator
 from ganinv.weights.files import sha256_file
 from ganinv.worlds.world import Assets
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,22 @@ def judge_pictures(
             recognitions=recognitions, training=training,
         )  # fmt: skip
 
+    verdict = evaluate_one(images, choice_scores)
+    judged = {name: evaluate_one(pictures) for name, pictures in controls.items()}
+    shown_controls = {name: pictures.to(device) for name, pictures in controls.items()}
+    every = (images.to(device), identities, shown_controls)
+    leak = attempt(lambda: measure_leak(*every, assets.judges, assets.references, recognitions))
     judgement = Judgement(
-        verdict=evaluate_one(images, choice_scores),
+        verdict=verdict,
+        leak=leak,
+        selection=attempt(lambda: compare_selection(verdict, judged, leak, seed=seed)),
+        success=attempt(
+            lambda: measure_success(
+                list_systems(assets.target, assets.judges, assets.references, recognitions), *every, seed=seed
+            )
+        ),
         memorisation=describe_memorisation(training, assets, recognitions, images.to(device), identities),
-        controls={name: evaluate_one(pictures) for name, pictures in controls.items()},
+        controls=judged,
         ceiling=measure_photos(assets.judges, assets.references, identities, seed, assets.truth),
         factors=describe_factors(assets, images, identities),
         judges=declare_judges(assets.judges, assets.files),
@@ -85,6 +102,14 @@ def judge_pictures(
         photos=choose_photos(assets, identities),
     )
     return dataclasses.replace(judgement, seconds=time.perf_counter() - began)
+
+
+def attempt(measure: Callable[[], T]) -> T | Absent:
+    """Returns what is measured, or why it cannot be."""
+    try:
+        return measure()
+    except AbsentError as error:
+        return Absent(str(error))
 
 
 def describe_memorisation(
@@ -160,26 +185,3 @@ def describe_factors(assets: Assets, images: torch.Tensor, identities: Sequence[
     theirs = torch.isin(photos.person, owners)
     ceiling = assets.truth.recover_by_factor(photos.images(theirs).to(device), photos.person[theirs])
     return {name: {"recovery": found[name], "ceiling": ceiling[name]} for name in found}
-
-
-def print_report(report: dict, path) -> None:
-    """Prints the summary, a line a metric, what is absent and why, and where the files are."""
-    for name, metric in CATALOGUE.items():
-        if metric.printed and name in report["summary"]:
-            entry = report["summary"][name]
-            low, high = entry["ci95"]
-            interval = f"   95% interval {low:.3f} to {high:.3f}" if low is not None else ""
-            print(f"{name:30s} {entry['mean']:7.3f}{interval}   n {entry['n']}")
-    for name, reason in report["absent"].items():
-        print(f"{name:30s}  absent: {reason}")
-    for line in report.get("headline", []):
-        low, high = line["ci95"]
-        interval = f", 95% interval {low:.3f} to {high:.3f}" if low is not None else ""
-        print(
-            f"{line['metric']}: {line['mean']:+.3f} against the strongest control, {line['control']}{interval}, n {line['n']}"
-        )
-    cost = report["cost"]
-    if cost["seconds"] is not None:
-        print(f"{cost['seconds']:.0f} s, {cost['images_evaluated']} images through the target")
-    print(f"{cost['verdict_seconds']:.0f} s for the verdict")
-    print(f"{path}/images/grid.png", flush=True)

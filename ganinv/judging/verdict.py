@@ -40,27 +40,6 @@ class Verdict:
     sets: dict[str, dict] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """All that the judges say of a run: its verdict, beside what they say of controls and of the users' own photos.
-
-    controls: name -> verdict on its pictures; ceiling: what the users' own photos reach, metric -> summary; judges: who
-    they are, see independence.declare_judges; type_i: what the pictures were tested with; memorisation: see
-    TrainingPhotos.describe; factors: of rendered people, factor -> {"recovery", "ceiling"}; photos: identity -> image
-    [3,R,R] to show, where nobody is real; seconds: that it took.
-    """
-
-    verdict: Verdict
-    controls: dict[str, Verdict] = field(default_factory=dict)
-    ceiling: dict[str, dict] = field(default_factory=dict)
-    judges: list[dict] = field(default_factory=list)
-    type_i: dict = field(default_factory=dict)
-    memorisation: dict = field(default_factory=dict)
-    factors: dict[str, dict[str, float]] = field(default_factory=dict)
-    photos: dict[int, torch.Tensor] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
 def evaluate(
     images: torch.Tensor,
     identities: Sequence[int],
@@ -78,7 +57,7 @@ def evaluate(
     """Returns the verdict on reconstructions: every metric of the catalogue, or why it is absent; deterministic.
 
     images: [T,K,3,R,R] in [-1,1], on the recognizers' device; identities: T of them, in the same order; target: gives
-    target_score on the plain picture, no transforms; judges: at most one that sees users and one that does not;
+    target_score on the plain picture, no transforms; judges: the first that sees users and the first that does not;
     seed: of the bootstrap; face_trunk: safetensors file of lpips_face; choice_scores: [T,K], the target's mean score over
     the transforms of the final choice, reported as target_score_transformed; truth: of rendered people,
     for factor_recovery; recognitions: of these pictures and any others, None for its own without a projection; training:
@@ -135,9 +114,5 @@ def list_places(identities: Sequence[int], kept: int) -> list[dict]:
 
 
 def find_judge(judges: Sequence[Judge], *, sees_users: bool) -> Judge | None:
-    """Returns the judge that does, or does not, see users; None without one. Raises: ValueError when there are two."""
-    found = [judge for judge in judges if judge.sees_users == sees_users]
-    if len(found) > 1:
-        names = ", ".join(judge.name for judge in found)
-        raise ValueError(f"expected at most one judge with sees_users={sees_users}, got {names}; pass one of them")
-    return found[0] if found else None
+    """Returns the first judge that does, or does not, see users, whom the metrics of one judge are of; None without one."""
+    return next((judge for judge in judges if judge.sees_users == sees_users), None)

@@ -49,6 +49,20 @@ def mean_cosine(embeddings: torch.Tensor, references: torch.Tensor) -> torch.Ten
     return (F.normalize(embeddings.float(), dim=1) @ F.normalize(references.float(), dim=1).T).mean(1).clamp(-1, 1)
 
 
+METRICS = ("cosine", "euclidean")  # how embeddings are compared: by their angle, or by their distance as they are
+
+
+def face_scores(embeddings: torch.Tensor, others: torch.Tensor, metric: str = "cosine") -> torch.Tensor:
+    """Returns [N,M], higher for faces more alike: the cosine of each pair of [N,D] and [M,D], or the negative distance.
+
+    Raises: ValueError when a side is empty, or the embedding sizes differ.
+    """
+    check_features(embeddings, others)
+    if metric == "euclidean":
+        return -torch.cdist(embeddings.double(), others.double(), compute_mode="donot_use_mm_for_euclid_dist").float()
+    return F.normalize(embeddings.float(), dim=1) @ F.normalize(others.float(), dim=1).T
+
+
 def accept_threshold(embeddings: torch.Tensor, person: torch.Tensor, far: float) -> float:
     """Returns the cosine above which at most a share `far` of the pairs of different people lie.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import torch
+from scipy import special
 
 
 def summarize(values: torch.Tensor, seed: int) -> dict:
@@ -59,6 +60,40 @@ def sign_flip_p(differences: torch.Tensor, seed: int = 0, num: int = 100_000) ->
     return far / len(sums) if count <= 16 else (far + 1) / (num + 1)
 
 
+def exact_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Returns (low, high), the interval of a share of which `hits` of `count` were seen; it holds for any count.
+
+    Raises: ValueError without a count, or for more hits than that.
+    Source: Clopper and Pearson 1934, The Use of Confidence or Fiducial Limits.
+    """
+    if not 0 <= hits <= count or not count:
+        raise ValueError(f"expected hits of at least one try, got {hits} of {count}")
+    tail = (1 - level) / 2
+    low = float(special.betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
+    high = float(special.betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
+    return low, high
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Returns the two-sided p of a pair's two sides succeeding alike, from the pairs in which one of them alone did.
+
+    Source: McNemar 1947, in its exact form: a sign test of these pairs.
+    """
+    count = only_first + only_second
+    tail = sum(math.comb(count, k) for k in range(min(only_first, only_second) + 1)) / 2**count
+    return min(1.0, 2 * tail)
+
+
+def least_p(users: int) -> float:
+    """Returns the least two-sided p that a paired test can give with so many users: all of them differ one way."""
+    return min(1.0, 2.0 ** (1 - users))
+
+
+def fewest_users(level: float = 0.05) -> int:
+    """Returns how many users a paired test needs at least to give a p of `level` or less: least_p of them is."""
+    return 1 + math.ceil(math.log2(1 / level))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Returns each p corrected for that there are several: below a level, at most that share of wrong rejections in all.
 
@@ -84,7 +119,7 @@ def users_needed(differences: torch.Tensor, difference: float, level: float = 0.
         raise ValueError(f"expected 2 users or more and a difference other than 0, got {len(differences)} and {difference}")
     normal = NormalDist()
     z, other = normal.inv_cdf(1 - level / 2), normal.inv_cdf(power)
-    spread, least = differences.double().std().item(), 1 + math.ceil(math.log2(1 / level))
+    spread, least = differences.double().std().item(), fewest_users(level)
     ratio = spread / abs(difference)
     count = max(math.ceil(((z + other) * ratio) ** 2 + z**2 / 2), least)
     agree = normal.cdf(1 / ratio) ** least if ratio else 1.0  # all of the fewest users

@@ -1,6 +1,6 @@
 """report.html: a run's report as one page that opens anywhere, for readers who are no researchers.
 
-Three sentences say what the numbers do and do not prove; they are chosen by the numbers and by nothing else. The page
+It leads with the verdict in two questions, whose sentences answers.py writes. The page
 holds reconstructions, and photographs only of people who do not exist. It runs no script and asks nothing of the network.
 """
 
@@ -10,60 +10,18 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ganinv import images as image_convention
 from ganinv.metrics.catalogue import BOTH, CATALOGUE, NEVER_MET, SURVIVES
+from ganinv.reports.answers import name_control, write_heading
+from ganinv.reports.assessment import describe_assessment
 from ganinv.reports.provenance import flat_entries
 
-LEVEL = 0.05  # of p, at or below which chance is called no explanation
 CHART = (640, 220)  # px, of the curve of the target's score
 LONGEST_CURVE = 200  # points a curve; more are not seen at that width
-
-CONTROLS = {  # a control's name -> what it is, in a sentence
-    "best candidate": "the best of many random faces",
-    "start picture": "the picture that the search began with",
-    "random sample of the prior": "random faces",
-    "another user's reconstruction": "pictures made of another user",
-    "another user's photo": "photos of another user",
-}
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a paired difference to the strongest control says: "shown", "suggested" (an interval above 0, but too few users
-    to rule out chance), "not shown", or "unknown" where it could not be measured."""
-
-    word: str
-    line: Mapping | None
-
-
-def weigh(report: Mapping, metric: str) -> Evidence:
-    """Returns the evidence of a metric's headline."""
-    line = next((line for line in report.get("headline", []) if line["metric"] == metric), None)
-    if line is None:
-        return Evidence("unknown", None)
-    low = line["ci95"][0]
-    if line["mean"] > 0 and line.get("p", 1.0) <= LEVEL:
-        return Evidence("shown", line)
-    return Evidence("suggested" if low is not None and low > 0 else "not shown", line)
-
-
-def write_heading(report: Mapping) -> str:
-    """Returns what the two judges' evidence comes to, in one line."""
-    words = {weigh(report, metric).word for metric in ("acc_at_1", "identity_similarity")} - {"unknown"}
-    if not words:
-        return "Nobody could judge the pictures"
-    if words == {"shown"}:
-        return "The pictures carry something of the users"
-    if words == {"not shown"}:
-        return "The pictures show no more of the users than the controls do"
-    if "not shown" in words:
-        return "The judges differ on whether the pictures show the users"
-    return "Some sign of the users, from too few of them to be sure"
 
 
 def write_intro(report: Mapping) -> str:
@@ -74,94 +32,12 @@ def write_intro(report: Mapping) -> str:
     return f"A program tried to picture {users} of a face recognizer from nothing but that recognizer."
 
 
-def write_sentences(report: Mapping) -> list[str]:
-    """Returns three sentences: what the judge that knows the users found, what the other found, and what neither proves."""
-    return [tell_names(report), tell_likeness(report), tell_limits(report)]
-
-
-def tell_names(report: Mapping) -> str:
-    """Returns the first sentence: whom the judge that knows the users sees, beside the strongest control."""
-    entry, line = report["summary"].get("acc_at_1"), weigh(report, "acc_at_1").line
-    if entry is None:
-        reason = report["absent"].get("acc_at_1", "it is not in the report")
-        return (
-            f"No recognizer that knows the users could name them in these pictures ({reason}), and the attacked recognizer's "
-            "own score proves nothing, since the attack maximised it."
-        )
-    crowd = next((judge.get("identities") for judge in report.get("judges", []) if judge["knows_users"]), None)
-    text = "A recognizer of the same users, which took no part in the attack, "
-    text += f"named the right one of {crowd} people" if crowd else "named the right person"
-    text += f" from the pictures of {count_users(entry['mean'], entry['n'])}{tell_interval(entry, share=True)}"
-    if line is not None:
-        mean = report["controls"][line["control"]]["acc_at_1"]["mean"]
-        text += f"; from {name_control(line['control'])} it did so for {count_users(mean, entry['n'], noun='')}"
-    if ceiling := report.get("ceiling", {}).get("acc_at_1"):
-        text += f", and from the users' own photos {ceiling['mean']:.0%} of the time"
-    return f"{text}."
-
-
-def tell_likeness(report: Mapping) -> str:
-    """Returns the second sentence: what the judge that never met the users finds, and whether chance explains it."""
-    evidence = weigh(report, "identity_similarity")
-    line = evidence.line
-    if line is None:
-        reason = report["absent"].get("identity_similarity", "there is no control to compare with")
-        return f"No recognizer that has never met the users could compare them with the pictures ({reason})."
-    control = name_control(line["control"])
-    if evidence.word == "not shown":
-        text = "A second recognizer, which has never met the users, does not find the pictures more like their photos than "
-        text += f"{control}: the difference is {line['mean']:+.2f}{tell_interval(line)}"
-    else:
-        text = "A second recognizer, which has never met the users, finds the pictures more like their photos than "
-        text += f"{control}, by {line['mean']:.2f} on a scale from -1 to 1{tell_interval(line)}"
-    if line["n"] < 2:
-        return f"{text}, and one user tells nothing of chance."
-    p = f"p = {line['p']:.2g}" if "p" in line else "it was not tested"
-    ending = {
-        "shown": f", more than chance explains ({p})",
-        "suggested": f", but {line['n']} users are too few to rule out chance ({p})",
-        "not shown": f", which chance may explain ({p})" if line["mean"] > 0 else ", which is no leak beyond that control",
-    }
-    return f"{text}{ending[evidence.word]}."
-
-
-def tell_limits(report: Mapping) -> str:
-    """Returns the third sentence: what the numbers do not prove."""
-    users = len(report["identities"])
-    whose = "one user speaks for no other" if users == 1 else f"{users} users speak for few others"
-    words = {weigh(report, metric).word for metric in ("acc_at_1", "identity_similarity")}
-    if words <= {"not shown", "unknown"}:
-        return (
-            "This does not prove the attacked recognizer safe, since another attack, prior or setting may find what this one "
-            f"did not; {whose}, and no picture here is a photograph or evidence of anything about anybody."
-        )
-    return (
-        "This does not prove that a human being would know anybody in these pictures, which are no photographs and no "
-        f"evidence of anything about anybody; much of them is the prior's work, and {whose}."
-    )
-
-
 def count_users(share: float, users: int, noun: str = " users") -> str:
     """Returns "4 of 5 users", with "on average" where it is no whole number."""
-    count = share * users
-    if abs(count - round(count)) < 1e-3:
-        return f"{'all' if round(count) == users > 1 else round(count)} of {users}{noun}".replace("all of", "all")
-    return f"on average {count:.1f} of {users}{noun}"
-
-
-def tell_interval(entry: Mapping, *, share: bool = False) -> str:
-    """Returns " (95 % interval 0.10 to 0.38)", "" where there is none."""
-    low, high = entry["ci95"]
-    if low is None:
-        return ""
-    if low == high:
-        return " (no spread, so no interval)"
-    return f" (95 % interval {low:.0%} to {high:.0%})" if share else f" (95 % interval {low:.2f} to {high:.2f})"
-
-
-def name_control(name: str) -> str:
-    """Returns a control in words."""
-    return CONTROLS.get(name, name)
+    number = share * users
+    if abs(number - round(number)) < 1e-3:
+        return f"{'all' if round(number) == users > 1 else round(number)} of {users}{noun}".replace("all of", "all")
+    return f"on average {number:.1f} of {users}{noun}"
 
 
 # ---- the page
@@ -175,7 +51,8 @@ def render_page(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": show_number, "count": show_count, "entry": show_entry, "percent": show_percent}
+    shown = {"number": show_number, "count": show_count, "entry": show_entry, "percent": show_percent, "rate": show_rate}
+    environment.filters |= shown
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     config, provenance = (read_json(folder / name) for name in ("config.json", "provenance.json"))
     return template.render(
@@ -183,8 +60,11 @@ def render_page(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor
         intro=write_intro(report),
         title=config.get("label") or " ".join(filter(None, [report["method"], config.get("variant") or config.get("space")])),
         heading=write_heading(report),
-        sentences=write_sentences(report),
+        sentences=report.get("verdict", []),
         tiles=make_tiles(report),
+        leak=make_leak(report),
+        success=make_success(report),
+        assessment=describe_assessment(report, config, provenance),
         users=make_users(folder, report, photos or {}),
         shows_photos=bool(photos),
         groups=make_groups(report),
@@ -201,6 +81,10 @@ def make_tiles(report: Mapping) -> list[dict]:
     """Returns the numbers of the first screen: what, number, what to hold it against."""
     summary, ceiling = report["summary"], report.get("ceiling", {})
     tiles = []
+    if "given_away" in (leak := report.get("leak", {})):
+        beside = [f"{name_control(row['control'])}: {show_rate(row['given_away'])}" for row in leak["nulls"]]
+        what = f"accepted and named right by {'two judges' if leak['needed'] > 1 else 'the one judge'}"
+        tiles.append({"number": show_rate(leak["given_away"]), "what": what, "beside": beside})
     for metric, entry in CATALOGUE.items():
         if not entry.tile or metric not in summary:
             continue
@@ -216,20 +100,48 @@ def make_tiles(report: Mapping) -> list[dict]:
     return tiles
 
 
+def make_leak(report: Mapping) -> dict | None:
+    """Returns the table of the first question: judges, and a row for the pictures and for each control; None without it."""
+    leak = report.get("leak", {})
+    if "given_away" not in leak:
+        return None
+    judges = leak["judges"]
+    pictures = {"accepted": {one["judge"]: one["accepted"] for one in judges}, "given_away": leak["given_away"]}
+    pictures["named"] = {one["judge"]: one["named"] for one in judges}
+    rows = [{"what": "the pictures", "kind": "ours", **pictures}]
+    rows += [{"what": name_control(row["control"]), "kind": "null", **row} for row in leak["nulls"]]
+    if leak["selection"] is not None:
+        row = leak["selection"]
+        rows.append({"what": f"{name_control(row['control'])}, by the target's own score", "kind": "selection", **row})
+    return {"judges": judges, "rows": rows}
+
+
+def make_success(report: Mapping) -> dict:
+    """Returns the table of success attack rates, {"columns", "rows"}; {"absent": reason} where there is none."""
+    sar = report.get("sar", {"absent": "it is not in the report"})
+    if "absent" in sar:
+        return sar
+    columns = list(dict.fromkeys(row["pictures"] for row in sar["rows"]))
+    rows: dict[tuple, dict] = {}
+    for row in sar["rows"]:
+        rows.setdefault((row["system"], row["type"], row["at"]), {})[row["pictures"]] = row
+    return {"columns": {name: name_control(name) for name in columns}, "rows": rows}
+
+
 def make_users(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor]) -> list[dict]:
     """Returns what the page shows of each user: pictures, what the judges say of them, and the numbers."""
     rows = []
     for row in report["per_identity"]:
         identity = row["identity"]
         files = sorted((folder / "images").glob(f"{identity}_*.png"), key=lambda file: int(file.stem.split("_")[1]))
-        told = [picture for picture in report.get("pictures", []) if picture["identity"] == identity]
+        decisions = [picture for picture in report.get("pictures", []) if picture["identity"] == identity]
         rows.append(
             {
                 "identity": identity,
                 "pictures": [embed(file.read_bytes()) for file in files],
                 "photo": embed(encode_image(photos[identity])) if identity in photos else None,
-                "said": say_taken(told),
-                "disagreement": any(picture["disagreement"] for picture in told),
+                "said": say_taken(decisions),
+                "disagreement": any(picture["disagreement"] for picture in decisions),
                 "numbers": row,
             }
         )
@@ -307,6 +219,11 @@ def show_count(value: float) -> str:
 def show_entry(entry: Mapping | None) -> str:
     """Returns "0.98", a dash without an entry."""
     return "-" if entry is None else show_number(entry["mean"])
+
+
+def show_rate(rate: Mapping) -> str:
+    """Returns "4 of 5"."""
+    return f"{rate['hits']} of {rate['n']}"
 
 
 def show_percent(share: float | None) -> str:

@@ -21,13 +21,14 @@ from ganinv.engine.checkpoint import load_state, save_state, truncate_jsonl
 from ganinv.engine.files import clear_errors, encode, plain
 from ganinv.errors import Absent
 from ganinv.judging.controls import strongest_differences
+from ganinv.reports.answers import write_verdict
 from ganinv.reports.page import render_page
 from ganinv.reports.report_file import COST_KEYS, check_report
 from ganinv.weights.files import sha256_file
 
 if TYPE_CHECKING:
     from ganinv.attack.invert import AttackResult, Cost
-    from ganinv.judging.verdict import Judgement
+    from ganinv.judging.judgement import Judgement
 
 
 class RunFolder:
@@ -147,7 +148,11 @@ class RunFolder:
             "memory": judgement.memorisation,
             "sets": verdict.sets,
             "files": self.hash_files(),
+            "leak": describe(judgement.leak),
+            "selection": describe(judgement.selection),
+            "sar": describe(judgement.success),
         }
+        report["verdict"] = write_verdict(report)
         text = encode(report, "report.json", indent=2)  # first, so that a value that is not finite is called that
         check_report(report, self.path / "report.json")
         with clear_errors(self.path, verb="read"):
@@ -172,6 +177,11 @@ class RunFolder:
         with clear_errors(self.path):
             temporary.write_bytes(content)
             os.replace(temporary, self.path / name)
+
+
+def describe(found) -> dict:
+    """Returns an entry of the report, {"absent": reason} of what is Absent."""
+    return {"absent": found.reason} if isinstance(found, Absent) else found.describe()
 
 
 def new_folder(method: str, world: str, root: str | Path = "runs") -> Path:

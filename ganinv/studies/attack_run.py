@@ -21,12 +21,13 @@ from ganinv.engine.precision import PROBED, Choice, choose_precision, keep_memor
 from ganinv.engine.progress import open_bar
 from ganinv.engine.signals import StoppedError, held_signals
 from ganinv.judging.independence import check_independent
-from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures, print_report
+from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
 from ganinv.photos import hash_photos
 from ganinv.recognizers.checks import check_recognizer
 from ganinv.reports.provenance import describe_provenance, find_differences
 from ganinv.reports.report_file import read_report
 from ganinv.reports.run_folder import RunFolder, new_folder
+from ganinv.reports.terminal import print_report
 from ganinv.reports.tracking import MODES, Tracker, is_sweep
 from ganinv.studies.attack_options import RunOptions, describe_config
 from ganinv.worlds.world import Assets, World, load_assets

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from ganinv.interfaces import Recognizer
-from ganinv.metrics.scores import accept_threshold
+from ganinv.metrics.scores import METRICS, accept_threshold
 from ganinv.photos import Photos
 from ganinv.recognizers.recognize import BATCH
 from ganinv.weights.files import read_tensors
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -25,12 +21,25 @@ class Judge:
     """An independent recognizer. sees_users: it was trained on the target's users (other photos) and has their classes.
 
     A judge that sees users gives judge_score, judge_rank and accuracy; one that does not ("verifier") gives
-    identity_similarity, so that no number of it can come from having learnt the users.
+    identity_similarity, so that no number of it can come from having learnt the users. Any number of judges decide
+    whether a target leaks, each by its own metric and thresholds.
+
+    metric: "cosine", a similarity; "euclidean", a distance between raw embeddings. thresholds: false-match rate ->
+    similarity or distance at which it is reached, measured on impostor_pairs pairs of other people; without them the
+    references must give them. declared: what its publisher or owner says of its training, "" where nobody says anything.
     """
 
     name: str
     recognizer: Recognizer
     sees_users: bool
+    metric: str = "cosine"
+    thresholds: Mapping[float, float] = field(default_factory=dict)
+    impostor_pairs: int = 0
+    declared: str = ""
+
+    def __post_init__(self):
+        if self.metric not in METRICS:
+            raise ValueError(f"expected the metric {' or '.join(METRICS)} of the judge {self.name}, got {self.metric}")
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,10 @@ class World:
     def load_judge(self, entry: JudgeEntry) -> Judge:
         """Returns a judge."""
         recognizer = load_recognizer(self.spec(entry.name), self.device, resolution=self.resolution)
-        return Judge(entry.name, recognizer, entry.sees_users)
+        return Judge(
+            entry.name, recognizer, entry.sees_users, metric=getattr(recognizer, "metric", "cosine"),
+            thresholds=entry.thresholds, impostor_pairs=entry.impostor_pairs, declared=getattr(recognizer, "about", ""),
+        )  # fmt: skip
 
     @cached_property
     def references(self) -> References | None:

@@ -1,0 +1,150 @@
+"""The verdict in sentences: does it leak, does the search add to mere selection, and what neither says.
+
+The words follow from the numbers of report.json and from nothing else. "Not shown" is never "no".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ganinv.judging.leak import LEVEL, SHOWN, SUGGESTED
+from ganinv.metrics.statistics import fewest_users
+
+CONTROLS = {  # a control's name -> what it is, in a sentence
+    "best candidate": "the best of many random faces",
+    "start picture": "the picture that the search began with",
+    "random sample of the prior": "random faces",
+    "another user's reconstruction": "pictures made of another user",
+    "another user's photo": "photos of another user",
+}
+ANSWERS = {SHOWN: "Yes", SUGGESTED: "Perhaps"}
+HEADINGS = {  # the first answer -> the report's heading
+    "shown": "The recognizer gives its users away",
+    "suggested": "Signs that the recognizer gives its users away, from too few users to be sure",
+    "not shown": "No leak was shown, which does not mean that there is none",
+}
+
+
+def write_heading(report: Mapping) -> str:
+    """Returns the first answer, in one line."""
+    return HEADINGS.get(report.get("leak", {}).get("answer"), "Nobody could judge the pictures")
+
+
+def write_verdict(report: Mapping) -> list[str]:
+    """Returns the verdict in three sentences."""
+    return [write_leak(report["leak"]), write_selection(report["selection"]), write_limits(report)]
+
+
+def write_leak(leak: Mapping) -> str:
+    """Returns the first answer, in a sentence: an entry "leak" of a report."""
+    if "absent" in leak:
+        return f"Does it leak? Nobody could say: {leak['absent']}."
+    given, users = leak["given_away"], leak["given_away"]["n"]
+    answer = ANSWERS.get(leak["answer"], f"Not shown with {count(users, 'user')}")
+    text = f"Does it leak? {answer}: {name_judges(leak)} for {count_hits(given)} ({describe_interval(given)})"
+    text += f", at {describe_rates(leak)}"
+    if leak["nulls"]:
+        text += "; the same holds of " + ", of ".join(
+            f"{name_control(row['control'])} for {row['given_away']['hits']}" for row in leak["nulls"]
+        )
+        text += f" (p = {leak['p']:.2g} against the strongest of these)"
+    else:
+        text += "; there was nothing to compare with"
+    return f"{text}{describe_power(leak)}."
+
+
+def name_judges(leak: Mapping) -> str:
+    """Returns who decides, and what they do, up to "for 4 of 5 users"."""
+    names = [judge["judge"] for judge in leak["judges"]]
+    if leak["needed"] < 2:
+        return f"the one recognizer that could judge ({names[0]}) accepts the picture and names the right person"
+    who = "two" if len(names) == 2 else f"at least two of {len(names)}"
+    return f"{who} recognizers that took no part ({', '.join(names)}) accept the picture and name the right person"
+
+
+def describe_rates(leak: Mapping) -> str:
+    """Returns the false-match rates at which the judges accept."""
+    rates = {judge["judge"]: judge["far"] for judge in leak["judges"]}
+    if len(set(rates.values())) == 1:
+        far = next(iter(rates.values()))
+        return f"a false-match rate of 1 in {1 / far:.0f}" + (", the strictest that the photos allow" if far > 1e-3 else "")
+    each = ", ".join(f"1 in {1 / far:.0f} ({name})" for name, far in rates.items())
+    return f"false-match rates of {each}, each the strictest that the photos allow"
+
+
+def describe_power(leak: Mapping) -> str:
+    """Returns what so few users cannot show, and how many would; "" where the leak is shown."""
+    given = leak["given_away"]
+    if leak["answer"] == SHOWN:
+        return ""
+    text, least = "", fewest_users(LEVEL)
+    if leak["least_p"] > LEVEL:
+        text += f"; with {count(given['n'], 'user')} no p can be below {leak['least_p']:.2g}"
+    if leak["answer"] == SUGGESTED:
+        return f"{text}; at this share {max(least, math.ceil(least / given['share']))} users would show it"
+    if not given["hits"]:
+        text += f"; what gives away up to {100 * given['ci95'][1]:.0f} % of the users could look like this"
+    return text
+
+
+def write_selection(selection: Mapping) -> str:
+    """Returns the second answer, in a sentence: an entry "selection" of a report."""
+    if "absent" in selection:
+        return f"Does the search add to mere selection? Nobody could say: {selection['absent']}."
+    found = selection["difference"]
+    answer = ANSWERS.get(selection["answer"], f"Not shown with {count(found['n'], 'user')}")
+    more = "are more like" if selection["answer"] in ANSWERS else "are not shown to be more like"
+    text = f"Does the search add to mere selection? {answer}: the pictures {more} the users' photos than "
+    text += f"{name_control(selection['control'])} by the target's own score, by {found['mean']:+.2f} on a scale of -1 to 1"
+    text += describe_spread(found)
+    users = selection["users"]
+    if users is not None:
+        text += f"; of these {users['given_away']['hits']} of {users['given_away']['n']} give their user away"
+    return f"{text}."
+
+
+def describe_spread(entry: Mapping) -> str:
+    """Returns " (95 % interval 0.10 to 0.38, p = 0.06)", as far as there is any."""
+    low, high = entry["ci95"]
+    interval = "" if low is None else f"95 % interval {low:.2f} to {high:.2f}, "
+    return f" ({interval}p = {entry['p']:.2g})"
+
+
+def write_limits(report: Mapping) -> str:
+    """Returns what the two answers do not say."""
+    if report.get("leak", {}).get("answer") in (SHOWN, SUGGESTED):
+        return (
+            "This does not say that a human being would know anybody in these pictures, which are no photographs and no "
+            "evidence of anything about anybody."
+        )
+    return (
+        "This does not say that the recognizer is safe: another attack, prior or setting may find what this one did not, and "
+        "no picture here is a photograph or evidence of anything about anybody."
+    )
+
+
+# ---- words
+
+
+def count(number: int, noun: str) -> str:
+    """Returns "1 user", "5 users"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def count_hits(rate: Mapping) -> str:
+    """Returns "4 of 5 users", "all 5 users"."""
+    if rate["hits"] == rate["n"] > 1:
+        return f"all {rate['n']} users"
+    return f"{rate['hits']} of {count(rate['n'], 'user')}"
+
+
+def describe_interval(rate: Mapping) -> str:
+    """Returns "95 % interval 28 % to 99 %"."""
+    low, high = rate["ci95"]
+    return f"95 % interval {100 * low:.0f} % to {100 * high:.0f} %"
+
+
+def name_control(name: str) -> str:
+    """Returns a control in words."""
+    return CONTROLS.get(name, name)

@@ -1,0 +1,40 @@
+"""The end of a run on the terminal: the verdict, where the report is, and at most ten lines of numbers."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+from ganinv.metrics.catalogue import CATALOGUE
+
+WIDTH = 100
+MOST_LINES = 10
+
+
+def print_report(report: Mapping, path: str | Path) -> None:
+    """Prints the verdict's sentences, the path of report.html, and the numbers that say most; the report has the rest."""
+    for sentence in report.get("verdict", []):
+        print(textwrap.fill(sentence, WIDTH, subsequent_indent="  "))
+    print(f"\n{path}/report.html")
+    print("\n".join(list_numbers(report)), flush=True)
+
+
+def list_numbers(report: Mapping) -> list[str]:
+    """Returns at most MOST_LINES lines: metrics, what is absent in one line, and what it cost."""
+    cost, ends = report["cost"], []
+    if report["absent"]:
+        ends.append(f"{len(report['absent'])} absent, why is in the report: {', '.join(report['absent'])}"[: WIDTH - 1])
+    spent = ""
+    if cost["seconds"] is not None:
+        spent = f"{cost['seconds']:.0f} s, {cost['images_evaluated']} images through the target, "
+    ends.append(f"{spent}{cost['verdict_seconds']:.0f} s for the verdict")
+    names = [name for name, metric in CATALOGUE.items() if metric.printed and name in report["summary"]]
+    return [describe_metric(name, report["summary"][name]) for name in names[: MOST_LINES - len(ends)]] + ends
+
+
+def describe_metric(name: str, entry: Mapping) -> str:
+    """Returns a metric, its interval and its number of users in one line."""
+    low, high = entry["ci95"]
+    interval = f"   95% interval {low:.3f} to {high:.3f}" if low is not None else ""
+    return f"{name:30s} {entry['mean']:7.3f}{interval}   n {entry['n']}"
