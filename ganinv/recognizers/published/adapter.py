@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganinv.interfaces import Recognition
+from ganinv.recognizers.gallery import Enrollable
 from ganinv.recognizers.preprocessing import Preprocessing
 from ganinv.recognizers.published.frame import WORLD, Frame, Reframe
 
@@ -33,7 +34,7 @@ class Facts:
         return f"{self.name}: licence {self.licence}; trained on {self.training}; from {self.source}"
 
 
-class PublishedRecognizer(nn.Module):
+class PublishedRecognizer(Enrollable, nn.Module):
     """Embeddings [N,D] of images [N,3,H,W] in [-1,1] in the world's frame. Open-set: it has no identities of its own.
 
     Where the metric is the cosine, embeddings have unit norm. Where it is the Euclidean distance they are the network's
