@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from ganinv.attack.config import AttackConfig
 from ganinv.attack.objectives import IMAGE_TERMS, OBJECTIVES, pick, weighted_sum
 from ganinv.interfaces import Evaluation, Goal, Recognition, Recognizer, Term, require
-
-METRICS = ("cosine", "euclidean")
+from ganinv.recognizers.gallery import METRICS, compare
 
 
 @dataclass(frozen=True)
@@ -77,9 +76,9 @@ class TemplateGoal:
         return (1 - distance / 2).clamp(0, 1) if self.metric == "cosine" else 1 / (1 + distance)
 
     def rank(self, recognition: Recognition, identities: torch.Tensor) -> torch.Tensor:
-        """Returns the negative distance [N,T] of each embedding to the template of every identity [T]."""
+        """Returns the similarity [N,T] of each embedding to the template of every identity [T]: see gallery.compare."""
         embeddings = require(recognition, "embeddings").detach()
-        return -torch.stack([self.measure(embeddings, one.expand(len(embeddings))) for one in identities], 1)
+        return compare(embeddings, self.templates.to(embeddings)[identities], self.metric)
 
 
 def make_goal(config: AttackConfig, recognizer: Recognizer, templates: torch.Tensor | None = None) -> Goal:

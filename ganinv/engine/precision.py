@@ -215,10 +215,9 @@ class CastRecognizer:
 
     def __init__(self, recognizer: Recognizer, dtype: torch.dtype):
         self.recognizer, self.dtype = recognizer, dtype
-        self.num_identities, self.embedding_dim = recognizer.num_identities, recognizer.embedding_dim
-        for name in ("metric", "threshold", "about"):  # of a published one
-            if hasattr(recognizer, name):
-                setattr(self, name, getattr(recognizer, name))
+
+    def __getattr__(self, name: str):
+        return getattr(self.recognizer, name)
 
     def __call__(self, images: torch.Tensor) -> Recognition:
         """Returns the recognition of images [N,3,H,W] in [-1,1]."""
