@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import zipfile
@@ -20,7 +21,7 @@ from ganinv.photos import Photos, list_people, load_photos
 from ganinv.priors.stylegan2_pytorch_files import load_checkpoint
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import load_recognizer, save_recognizer
-from ganinv.training import face_distance, gan, latents, recipes, recognizer, schedule
+from ganinv.training import discriminators, frozen_features, gan, latents, recipes, recognizer, schedule
 from ganinv.weights.cards import read_card
 from ganinv.worlds.world import World, find_world
 from tests.tiny_world import NAME, register, run_main, write_people
@@ -77,18 +78,19 @@ def kill_at(monkeypatch, module, step: int, *, before_saving: bool = False) -> N
 def train(kind: str, photos: dict[str, Photos], out: Path, **options) -> dict[str, torch.Tensor]:
     """Returns the weights of a short training."""
     out.mkdir(exist_ok=True)
-    if kind == "gan":
-        settings = gan.GanTraining(**{**vars(GAN), "save_every_s": 0.0})
+    if kind != "recognizer":
+        sees = kind.removeprefix("gan of ")
+        settings = gan.GanTraining(**{**vars(GAN), "save_every_s": 0.0, "discriminator": sees, **gan.DISCRIMINATORS[sees]})
         torch.manual_seed(9)
         features = CosineRecognizer("vgg_trunk", num_identities=0, embedding_dim=8, input_size=SIDE).eval()
-        features = features.requires_grad_(False)
+        features = frozen_features.RecognizerFeatures(features.requires_grad_(False))
         return gan.train_gan(settings, photos["public"], out, device=CPU, features=features, **options).weights
     settings = recognizer.RecognizerTraining(**{**vars(RECOGNIZER), "save_every_s": 0.0})
     model = recognizer.train_recognizer(settings, photos["private"], photos["public"], out, device=CPU, **options)
     return model.state_dict()
 
 
-@pytest.mark.parametrize("kind, module", [("gan", gan), ("recognizer", recognizer)])
+@pytest.mark.parametrize("kind, module", [("gan of pictures", gan), ("gan of features", gan), ("recognizer", recognizer)])
 @pytest.mark.parametrize("step, before_saving", [(1, False), (2, False), (4, True)])
 def test_a_resumed_training_ends_in_the_same_bits(kind, module, step, before_saving, photos, tmp_path, monkeypatch):
     rows: list[dict] = []
@@ -111,7 +113,7 @@ def test_a_resumed_training_ends_in_the_same_bits(kind, module, step, before_sav
 
 
 def test_training_moves_the_weights(photos, tmp_path):
-    first = train("gan", photos, tmp_path / "a")
+    first = train("gan of pictures", photos, tmp_path / "a")
     torch.manual_seed(GAN.seed)
     mapping, _ = gan.build_networks(SIDE, GAN.capacity)
     assert not torch.equal(first["SE.net.0.weight"], mapping.net[0].weight)
@@ -120,7 +122,7 @@ def test_training_moves_the_weights(photos, tmp_path):
 def test_the_discriminator_joins_after_its_share_of_the_steps(photos, tmp_path, monkeypatch):
     states = []
     monkeypatch.setattr(gan, "save_state", lambda path, state: states.append(copy.deepcopy(state)))
-    train("gan", photos, tmp_path / "a")
+    train("gan of pictures", photos, tmp_path / "a")
     discriminators = [state["D"]["outputs.weight"] for state in states]
     assert torch.equal(discriminators[0], discriminators[1]) and not torch.equal(discriminators[1], discriminators[2])
     assert states[1]["balance"]["scale"] == 0 and states[2]["balance"]["scale"] > 0
@@ -144,6 +146,55 @@ def test_a_discriminator_is_heard_after_some_steps_of_its_own(photos, tmp_path, 
         assert all(torch.equal(one[name], other[name]) for name in one) is same
 
 
+def test_frozen_features_stay_frozen_and_what_looks_at_them_learns(photos, tmp_path, monkeypatch):
+    states, networks = [], []
+    monkeypatch.setattr(gan, "save_state", lambda path, state: states.append(copy.deepcopy(state)))
+    look = frozen_features.RecognizerFeatures.look
+    monkeypatch.setattr(
+        frozen_features.RecognizerFeatures,
+        "look",
+        lambda self, *rest: (networks.append(self.recognizer), look(self, *rest))[1],
+    )
+    train("gan of features", photos, tmp_path)
+    first, last = states[0]["D"], states[-1]["D"]
+    changed = {name for name in first if not torch.equal(first[name], last[name])}
+    assert changed and all(name.startswith("heads.") for name in changed) and any("projector.mix" in name for name in first)
+    torch.manual_seed(9)
+    fresh = CosineRecognizer("vgg_trunk", num_identities=0, embedding_dim=8, input_size=SIDE).state_dict()
+    assert networks and all(torch.equal(fresh[name], value) for name, value in networks[-1].state_dict().items())
+    assert all(parameter.grad is None for parameter in networks[-1].parameters())
+
+
+def test_a_discriminator_of_features_tells_photos_from_noise(photos):
+    torch.manual_seed(0)
+    recognizer = CosineRecognizer("vgg_trunk", num_identities=0, embedding_dim=8, input_size=SIDE).eval()
+    features, generator = (
+        frozen_features.RecognizerFeatures(recognizer.requires_grad_(False)),
+        torch.Generator().manual_seed(0),
+    )
+    faces, noise = photos["public"].images(slice(16)), torch.rand(16, 3, SIDE, SIDE, generator=generator) * 2 - 1
+    projector = frozen_features.Projector(features, faces, generator)
+    maps = projector(faces)
+    assert [tuple(one.shape[2:]) for one in maps][:2] == [(8, 8), (16, 16)]  # the picture's own, then the largest
+    assert all(0.1 < one.square().mean() < 10 for one in maps)
+    discriminator = discriminators.FeatureDiscriminator(projector, maps)
+    trained = [p for p in discriminator.parameters() if p.requires_grad]
+    optimizer, losses = torch.optim.Adam(trained, 1e-3), []
+    for step in range(20):
+        loss, said = discriminator.lose(faces, discriminator.look(noise), generator, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(said)
+    assert losses[-1] < 0.5 * losses[0]
+    # and its push makes noise pass for photos
+    leaf = noise.clone().requires_grad_()
+    before = discriminator.lose_generator(discriminator.look(leaf), generator)
+    (push,) = torch.autograd.grad(before, leaf)
+    after = discriminator.lose_generator(discriminator.look(noise - 0.5 * push / push.norm()), generator)
+    assert after < before
+
+
 def test_a_generator_learns_to_give_photos_back(photos, tmp_path):
     rows: list[dict] = []
     settings = gan.GanTraining(**{**vars(GAN), "steps": 101, "alone": 1.0})
@@ -156,7 +207,8 @@ def test_the_face_distance_is_zero_to_itself_and_leads_there(photos):
     recognizer = (
         CosineRecognizer("vgg_trunk", num_identities=0, embedding_dim=8, input_size=SIDE).eval().requires_grad_(False)
     )
-    distance, faces = face_distance.FaceDistance(recognizer), photos["public"].images(slice(4))
+    features, faces = frozen_features.RecognizerFeatures(recognizer), photos["public"].images(slice(4))
+    distance = functools.partial(frozen_features.measure_distance, features)
     assert [part.item() for part in distance(faces, faces)] == [pytest.approx(0, abs=1e-5)] * 2
     others = faces.flip(0).clone().requires_grad_()
     perceptual, identity = distance(others, faces)
@@ -167,7 +219,7 @@ def test_the_face_distance_is_zero_to_itself_and_leads_there(photos):
 
 def test_a_recognizer_without_a_plain_trunk_is_no_face_distance():
     with pytest.raises(ValueError, match="expected an alexnet_trunk or a vgg_trunk for its features, got resnet18"):
-        face_distance.FaceDistance(CosineRecognizer("resnet18", num_identities=0, embedding_dim=8))
+        frozen_features.RecognizerFeatures(CosineRecognizer("resnet18", num_identities=0, embedding_dim=8))
 
 
 def test_folded_moments_bring_samples_to_where_the_codes_are():
@@ -194,7 +246,7 @@ def test_moments_follow_slowly():
 
 
 def test_a_prior_of_grey_photos_is_grey(photos, tmp_path):
-    weights = train("gan", photos, tmp_path / "a")
+    weights = train("gan of pictures", photos, tmp_path / "a")
     for name, value in weights.items():
         if "to_rgb.conv.weight" in name:
             assert torch.equal(value[0], value[1]) and torch.equal(value[0], value[2])
@@ -209,7 +261,7 @@ def test_a_state_that_is_missing_or_broken_is_refused(content, tmp_path):
 
 
 def test_a_state_of_other_settings_is_refused(photos, tmp_path):
-    train("gan", photos, tmp_path / "a")
+    train("gan of pictures", photos, tmp_path / "a")
     settings = gan.GanTraining(**{**vars(GAN), "capacity": 2 * GAN.capacity})
     with pytest.raises(ValueError, match="expected the state of work with these settings"):
         gan.train_gan(settings, photos["public"], tmp_path / "a", device=CPU, resume=True)
@@ -236,7 +288,10 @@ def test_a_log_loses_what_a_resumed_run_writes_again(tmp_path):
 
 def test_a_plan_is_told_and_changes_no_bit(photos, tmp_path):
     lines: list[str] = []
-    plain, planned = train("gan", photos, tmp_path / "a"), train("gan", photos, tmp_path / "b", on_plan=lines.append)
+    plain, planned = (
+        train("gan of pictures", photos, tmp_path / "a"),
+        train("gan of pictures", photos, tmp_path / "b", on_plan=lines.append),
+    )
     assert all(torch.equal(plain[name], planned[name]) for name in plain)
     assert len(lines) == 1 and lines[0].startswith("4 steps take about ") and "per step of 4 pictures" in lines[0]
 
@@ -342,6 +397,8 @@ def test_train_recognizer_writes_a_target_with_its_card(world, monkeypatch, caps
         (gan_command, ["--resume"], "expected a state written by ganinv"),
         (gan_command, ["--wandb=perhaps"], "expected a wandb mode"),
         (gan_command, ["--resolution=24"], "expected a resolution that is a power of 2"),
+        (gan_command, ["--discriminator=words"], "expected a discriminator among pictures, features, got words"),
+        (gan_command, ["--discriminator=features"], "expected --critic=FILE for a discriminator of features"),
         (gan_command, ["--minutes=-1"], "expected minutes from 0 on, got -1"),
         (gan_command, ["--eye=nowhere.safetensors"], "nowhere.safetensors"),
     ],

@@ -25,6 +25,7 @@ class TrainGan:
     out: str = ""  # folder of state, log, samples and weights; "": runs/<world>-prior
     critic: str = ""  # weights of role critic, whose features compare photos; "": pixels do
     eye: str = ""  # weights of role lpips_face, to measure the prior with; "": not
+    discriminator: str = "pictures"  # pictures | features: what it sees, the latter of --critic
     features: str = ""  # recognizers that measure it too, such as dlib,sface
     resolution: int = 0  # px, a power of 2; 0: the world's
     steps: int = 8000  # of `batch` pictures each
@@ -46,7 +47,7 @@ def run(config: TrainGan) -> None:
     """Trains, writes the averaged weights with their card, and measures them."""
     from ganinv.priors.loading import load_generator
     from ganinv.priors.stylegan2_pytorch_files import save_prior
-    from ganinv.recognizers.loading import load_recognizer
+    from ganinv.training.frozen_features import load_features
     from ganinv.training.pictures import load_pictures
     from ganinv.training.recipes import HELD_OUT
     from ganinv.worlds.world import open_world
@@ -57,7 +58,7 @@ def run(config: TrainGan) -> None:
     claim_output(out, out / "prior.safetensors", resume=config.resume)
     # now: a wrong one must not cost a training
     networks = load_networks([*filter(None, [config.eye, *config.features.split(",")])], device, took_part=[config.critic])
-    features = load_recognizer(config.critic, device) if config.critic else None
+    features = load_features(config.critic, device) if config.critic else None
     source = find_source(config.photos or f"data/{world.name}", world)
     photos = load_pictures(source, settings.resolution, share)
     trained = train(config, settings, photos, features, device, out)
@@ -77,7 +78,7 @@ def run(config: TrainGan) -> None:
 
 def choose_settings(config: TrainGan, world, device):
     """Returns how the prior is trained. Raises: ValueError for a number out of its range."""
-    from ganinv.training.gan import GanTraining
+    from ganinv.training.gan import DISCRIMINATORS, GanTraining
 
     config = dataclasses.replace(config, precision=cli.choose_training_precision(config.precision, device))
     cli.check_training(config)
@@ -87,7 +88,11 @@ def choose_settings(config: TrainGan, world, device):
     if not config.minutes >= 0:
         raise ValueError(f"expected minutes from 0 on, got {config.minutes}")
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GanTraining) if hasattr(config, f.name)}
-    return GanTraining(**shared | {"resolution": resolution})
+    if config.discriminator not in DISCRIMINATORS:
+        raise ValueError(f"expected a discriminator among {', '.join(DISCRIMINATORS)}, got {config.discriminator}")
+    if config.discriminator == "features" and not config.critic:
+        raise ValueError("expected --critic=FILE for a discriminator of features, got none")
+    return GanTraining(**shared | DISCRIMINATORS[config.discriminator] | {"resolution": resolution})
 
 
 def train(config: TrainGan, settings, photos, features, device, out: Path):

@@ -17,32 +17,25 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from ganinv.attack.transforms import Chain, Cutout, RandomAffine, RandomLight
 from ganinv.engine.checkpoint import append_jsonl, load_state, restore, save_state, truncate_jsonl
 from ganinv.interfaces import FaultError
 from ganinv.photos import Photos
 from ganinv.priors.stylegan2_pytorch import build_networks, num_layers
 from ganinv.priors.stylegan2_pytorch_form import run_generator
-from ganinv.recognizers.cosine import CosineRecognizer
-from ganinv.training.face_distance import FaceDistance
-from ganinv.training.gan_networks import ImageNetwork, is_grey, silence_noise, start_loud, tie_colours, update_average
+from ganinv.training.discriminators import FeatureDiscriminator, PictureDiscriminator
+from ganinv.training.frozen_features import FrozenFeatures, Projector, measure_distance
+from ganinv.training.gan_networks import ImageNetwork, is_grey, silence_noise, soften, tie_colours, update_average
 from ganinv.training.latents import Moments, draw_latents
 from ganinv.training.schedule import Schedule, tell_plan
 
-# whole pixels only: a resampling would blur what the discriminator sees, and artefacts could hide behind it
-AUGMENT = Chain(
-    (
-        RandomAffine(flip=0.0, degrees=0.0, scale=(1.0, 1.0), shift=0.125, whole_pixels=True),
-        RandomLight(contrast=0.1, brightness=0.1, clamp=False),
-        Cutout(share=0.4),
-    )
-)
 NEWBORN = 250  # steps in which a discriminator that knows nothing yet is not listened to
 LOG_EVERY = 25  # steps
 SHOWN = 32  # samples of a grid
+EXAMPLES = 128  # photos after which frozen features are brought to unit size
+# what a discriminator sees -> settings that go with it
+DISCRIMINATORS = {"pictures": {}, "features": {"inside": 5.0, "adversarial": 0.6, "mixing": 0.3, "decay": 0.35}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +61,8 @@ class GanTraining:
     perceptual: float = 0.1  # weight of the distance between a photo's and its reconstruction's features
     identity: float = 0.05  # weight of 1 - cosine between their embeddings
     clip: float = 3.0  # longest gradient, in units of its running length: a rare batch can undo a thousand steps
+    discriminator: str = "pictures"  # pictures | features: of the frozen network that compares photos
+    inside: float = 0.0  # weight of the square of what a picture has beyond [-1,1], where some frozen networks are blind
     adversarial: float = 0.5  # size of the discriminator's gradient on a picture, in units of the reconstruction's
     discriminator_width: int = 24  # channels at full resolution; doubles with every halving, at most 384
     precision: str = "bfloat16"  # of the convolutions; weights, averages and losses stay float32
@@ -121,21 +116,21 @@ class Trainer:
     al. 2016).
     """
 
-    def __init__(self, config: GanTraining, photos: Photos, features: CosineRecognizer | None, device: torch.device):
+    def __init__(self, config: GanTraining, photos: Photos, features: FrozenFeatures | None, device: torch.device):
         torch.manual_seed(config.seed)
         self.config, self.photos, self.device = config, photos, device
         self.layers = num_layers(config.resolution)
         self.mapping, self.synthesis = (net.to(device) for net in build_networks(config.resolution, config.capacity))
         self.z_dim = self.mapping.net[0].weight.shape[1]
-        self.encoder, self.discriminator = (
-            ImageNetwork(config.resolution, config.discriminator_width, outputs).to(device, memory_format=torch.channels_last)
-            for outputs in (2 * self.z_dim, 1)
-        )
-        start_loud(self.discriminator)
+        self.features = features
+        self.encoder = ImageNetwork(config.resolution, config.discriminator_width, 2 * self.z_dim)
+        self.encoder = self.encoder.to(device, memory_format=torch.channels_last)
+        self.discriminator = self.build_discriminator().to(device, memory_format=torch.channels_last)
         nn.init.constant_(self.encoder.outputs.bias[self.z_dim :], -2.0)  # sure of itself at first: what is said is heard
-        self.distance = FaceDistance(features.to(device)) if features is not None else None
         if not config.noise:
             silence_noise(self.synthesis)
+        if config.inside:
+            soften(self.synthesis)
         self.grey = is_grey(photos.pixels)
         if self.grey:
             tie_colours(self.synthesis)
@@ -148,14 +143,31 @@ class Trainer:
             {name: nn.Parameter(torch.zeros((), device=device), requires_grad=False) for name in ("scale", "norm")}
         )
 
+    def build_discriminator(self) -> PictureDiscriminator | FeatureDiscriminator:
+        """Returns the discriminator, newborn. Raises: ValueError for one of features where there are none."""
+        config = self.config
+        if config.discriminator == "pictures":
+            return PictureDiscriminator(
+                config.resolution, config.discriminator_width, r1_gamma=config.r1_gamma, r1_every=config.r1_every,
+                dtype=getattr(torch, config.precision),
+            )  # fmt: skip
+        if self.features is None:
+            raise ValueError("expected a frozen network for a discriminator of features, got none; pass --critic=FILE")
+        fixed = torch.Generator().manual_seed(config.seed + 1)
+        examples = self.photos.images(torch.randint(len(self.photos), (EXAMPLES,), generator=fixed)).to(self.device)
+        projector = Projector(self.features, examples, fixed).to(self.device)
+        with torch.no_grad():
+            return FeatureDiscriminator(projector, projector(examples[:2]))
+
     def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Returns the optimizer of encoder and generator, whose second group is the mapping, and the discriminator's."""
         config = self.config
         others = [p for net in (self.encoder, self.synthesis) for p in net.parameters() if p.requires_grad]
         groups = [{"params": others}, {"params": [*self.mapping.parameters()]}]
+        judged = [p for p in self.discriminator.parameters() if p.requires_grad]
         return {
             "generator": torch.optim.Adam(groups, config.lr, betas=(0.5, 0.99)),
-            "discriminator": torch.optim.Adam(self.discriminator.parameters(), config.lr, betas=(0.0, 0.99)),
+            "discriminator": torch.optim.Adam(judged, config.lr, betas=(0.0, 0.99)),
         }
 
     def modules(self) -> dict[str, nn.Module]:
@@ -196,9 +208,9 @@ class Trainer:
         row = {"step": step, "pixels": losses.pop("pixels"), "divergence": codes.divergence.item()} | losses
         if joined:
             half = batch // 2  # of the reconstructions, and all samples
-            fake = torch.cat([images[:half], images[batch:]]).detach()
-            row["discriminator"] = self.train_discriminator(real, fake, step)
-            row["generator"], push = self.find_push(fake, gradient[:batch].norm(), step)
+            fake = torch.cat([images[:half], images[batch:]]).detach().requires_grad_()
+            row["discriminator"], seen = self.train_discriminator(real, fake, step)
+            row["generator"], push = self.find_push(fake, seen, gradient[:batch].norm(), step)
             gradient[:half] += push[:half]
             gradient[batch:] += push[half:]
         self.optimizers["generator"].zero_grad(set_to_none=True)
@@ -258,45 +270,37 @@ class Trainer:
         ours = leaf[: len(real)]
         pixels = (ours - real).square().mean()
         loss, parts = pixels, {"pixels": pixels.item()}
-        if self.distance:
+        if self.features:
             with self.autocast():
-                perceptual, identity = self.distance(leaf[: len(real)], real)
+                perceptual, identity = measure_distance(self.features, leaf[: len(real)], real)
             loss = loss + self.config.perceptual * perceptual + self.config.identity * identity
             parts |= {"perceptual": perceptual.item(), "identity": identity.item()}
+        if self.config.inside:
+            loss = loss + self.config.inside * (leaf - leaf.clamp(-1, 1)).square().mean()
         return torch.autograd.grad(loss, leaf)[0], parts
 
-    def discriminate(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the logits [N,1] of augmented images."""
-        with self.autocast():
-            return self.discriminator(AUGMENT(images, self.generator))
-
-    def train_discriminator(self, real: torch.Tensor, fake: torch.Tensor, step: int) -> float:
-        """Trains the discriminator by softplus(fake) + softplus(-real), and R1 every r1_every steps; returns its loss."""
-        config = self.config
-        real_logits, fake_logits = self.discriminate(torch.cat([real, fake])).split([len(real), len(fake)])
-        loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-        said = loss.item()
-        if step % config.r1_every == 0:
-            photo = real.clone().requires_grad_()
-            logits = self.discriminator(AUGMENT(photo, self.generator))
-            slope = torch.autograd.grad(logits.sum(), photo, create_graph=True)[0]
-            loss = loss + 0.5 * config.r1_gamma * config.r1_every * slope.square().sum((1, 2, 3)).mean()
+    def train_discriminator(self, real: torch.Tensor, fake: torch.Tensor, step: int) -> tuple[float, object]:
+        """Trains the discriminator on photos and generated pictures; returns its loss, and what it saw of the latter."""
+        seen = self.discriminator.look(fake)
+        loss, said = self.discriminator.lose(real, seen, self.generator, step)
         self.optimizers["discriminator"].zero_grad(set_to_none=True)
         loss.backward()
         self.optimizers["discriminator"].step()
-        return said
+        return said, seen
 
-    def find_push(self, fake: torch.Tensor, length: torch.Tensor, step: int) -> tuple[float, torch.Tensor]:
-        """Returns the generator's loss, softplus(-fake), and its gradient on the pictures.
+    def find_push(self, fake: torch.Tensor, seen: object, length: torch.Tensor, step: int) -> tuple[float, torch.Tensor]:
+        """Returns the generator's loss, and its gradient on the pictures of which the discriminator saw so much.
 
         The gradient is made `adversarial` times as long as the reconstruction's, whose length is given.
         """
         config, scale = self.config, self.balance["scale"]
-        self.discriminator.requires_grad_(False)
-        fake.requires_grad_()
-        loss = F.softplus(-self.discriminate(fake)).mean()
+        judged = [p for group in self.optimizers["discriminator"].param_groups for p in group["params"]]
+        for parameter in judged:  # the gradient of none of them is asked for
+            parameter.requires_grad_(False)
+        loss = self.discriminator.lose_generator(seen, self.generator)
         (push,) = torch.autograd.grad(loss, fake)
-        self.discriminator.requires_grad_(True)
+        for parameter in judged:
+            parameter.requires_grad_(True)
         ratio = length / push.norm().clamp_min(1e-12)
         scale.lerp_(ratio, 0.01 if scale > 0 else 1.0)
         # then it is listened to, more and more
@@ -339,7 +343,7 @@ def train_gan(
     out: Path,
     *,
     device: torch.device,
-    features: CosineRecognizer | None = None,
+    features: FrozenFeatures | None = None,
     resume: bool = False,
     on_plan: Callable[[str], None] | None = None,
     on_step: Callable[[dict], None] = lambda row: None,
@@ -347,10 +351,10 @@ def train_gan(
 ) -> TrainedPrior:
     """Returns the trained prior; see Trainer.
 
-    photos: public people only. features: the recognizer of FaceDistance; None: reconstructions are compared by pixels
-    alone. on_plan receives a line on how long the training will take, measured on steps that are undone.
-    The state is written to out/state.safetensors on a clock, the log to out/steps.jsonl; resume goes on from them, to the
-    bit where the number of steps is fixed.
+    photos: public people only. features: by which reconstructions are compared; None: by pixels alone.
+    on_plan receives a line on how long the training will take, measured on steps that are undone. The state is written
+    to out/state.safetensors on a clock, the log to out/steps.jsonl; resume goes on from them, to the bit where the number
+    of steps is fixed.
     """
     trainer = Trainer(config, photos, features, device)
     state_file, log, step = out / "state.safetensors", out / "steps.jsonl", 0

@@ -98,3 +98,10 @@ def silence_noise(synthesis: nn.Module) -> None:
     for block in synthesis.blocks:
         for layer in (block.to_noise1, block.to_noise2):
             layer.weight.requires_grad_(False).zero_()
+
+
+@torch.no_grad()
+def soften(synthesis: nn.Module, times: float = 0.1) -> None:
+    """Lowers the contrast of a newborn generator's pictures, in place: they begin within [-1,1]."""
+    for block in synthesis.blocks:
+        block.to_rgb.conv.weight.mul_(times)

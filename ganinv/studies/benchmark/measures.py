@@ -329,6 +329,7 @@ def measure_training(bench: Bench) -> Iterator[dict]:
     """Yields a training step of the prior against one of stylegan2-pytorch, penalties spread as each spreads them."""
     from ganinv.cli import choose_training_precision
     from ganinv.recognizers.cosine import CosineRecognizer
+    from ganinv.training.frozen_features import RecognizerFeatures
     from ganinv.training.gan import GanTraining, train_gan
 
     batch, capacity, skipped = (2, 2, 0) if bench.quick else (16, 8, 2)  # kernels are built in the first steps
@@ -355,7 +356,8 @@ def measure_training(bench: Bench) -> Iterator[dict]:
         clock.append(time.perf_counter())
 
     folder = Path(tempfile.mkdtemp(dir=bench.folder))
-    train_gan(config, RandomPhotos(pixels, take_turn), folder, device=bench.device, features=freeze(features, bench.device))
+    eye = RecognizerFeatures(freeze(features, bench.device))
+    train_gan(config, RandomPhotos(pixels, take_turn), folder, device=bench.device, features=eye)
     every = {STOCK: StockTraining.penalty_every, "default": GanTraining().r1_every}
     times["default"] = times["default"][skipped:]
     times = {side: spread_penalty(values, every[side]) for side, values in times.items()}

@@ -1,0 +1,147 @@
+"""What frozen networks make of pictures: by their features photos are compared, and told from generated pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ganinv.recognizers.cosine import CosineRecognizer
+from ganinv.recognizers.loading import load_recognizer
+from ganinv.training.mobilenet import MobileNetV2, load_mobilenet
+from ganinv.weights.cards import read_card
+
+Reader = Callable[[torch.Tensor], torch.Tensor]
+
+
+def as_it_is(features: torch.Tensor) -> torch.Tensor:
+    """Returns features as they are."""
+    return features
+
+
+def normalise(features: torch.Tensor) -> torch.Tensor:
+    """Returns features [N,C,...] of unit norm over the channels, in float32."""
+    return F.normalize(features.float(), dim=1)
+
+
+class FrozenFeatures(Protocol):
+    """A frozen network of a training, which is part of no state. It must not be a judge of what the prior yields."""
+
+    def look(self, images: torch.Tensor, each: Reader = as_it_is) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        """Returns what `each` makes of the maps [N,C,h,w], largest first, and the embeddings [N,D], of images in [-1,1]."""
+        ...
+
+
+class RecognizerFeatures:
+    """The features of a recognizer that was trained on public people only: its maps before each pooling.
+
+    Raises: ValueError for one without a plain chain of convolutions.
+    """
+
+    def __init__(self, recognizer: CosineRecognizer):
+        if not isinstance(getattr(recognizer, "backbone", [None])[0], nn.Sequential):
+            kind = getattr(recognizer, "architecture", type(recognizer).__name__)
+            raise ValueError(f"expected an alexnet_trunk or a vgg_trunk for its features, got {kind}")
+        self.recognizer = recognizer
+
+    def look(self, images: torch.Tensor, each: Reader = as_it_is) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Returns the maps and the embeddings; see FrozenFeatures."""
+        trunk, *rest = self.recognizer.backbone
+        x, maps = images * 2, []
+        for layer in trunk:
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(each(x))
+            x = layer(x)
+        for layer in rest:
+            x = layer(x)
+        return maps, x
+
+
+class TrunkFeatures:
+    """The features of a trunk that looks at pictures of a side of its own, in [0,1]; it has no embedding."""
+
+    def __init__(self, trunk: MobileNetV2, side: int = 0):
+        self.trunk, self.side = trunk, side  # 0: that of the pictures
+
+    def look(self, images: torch.Tensor, each: Reader = as_it_is) -> tuple[list[torch.Tensor], None]:
+        """Returns the maps; see FrozenFeatures."""
+        pictures = ((images + 1) / 2).contiguous(memory_format=torch.channels_last)
+        if self.side and pictures.shape[3] != self.side:
+            pictures = F.interpolate(pictures, size=self.side, mode="bilinear", align_corners=False)
+        return [each(one) for one in self.trunk(pictures)], None
+
+
+def load_features(spec: str, device: torch.device) -> FrozenFeatures:
+    """Returns the features of a weight file: of a recognizer, or of a MobileNetV2 trunk, as its card says.
+
+    Raises: ValueError for another kind of recognizer, and whatever loading raises.
+    """
+    file = Path(spec)
+    if file.suffix == ".safetensors" and file.is_file() and read_card(file).get("kind") == "mobilenet_v2":
+        return TrunkFeatures(load_mobilenet(file).to(device))
+    return RecognizerFeatures(load_recognizer(spec, device))
+
+
+def measure_distance(
+    features: FrozenFeatures, reconstructions: torch.Tensor, photos: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns how far reconstructions are from photos [N,3,R,R]: two numbers [].
+
+    The first is over the maps, of unit norm over the channels (Zhang et al. 2018, Eq. 1, mean over maps); the second is
+    1 - cosine of the embeddings, 0 where there are none.
+    """
+    with torch.no_grad():
+        theirs, their_embeddings = features.look(photos, normalise)
+    ours, our_embeddings = features.look(reconstructions, normalise)
+    layers = [(a - b).square().sum(1).mean() for a, b in zip(ours, theirs, strict=True)]
+    if our_embeddings is None:
+        return torch.stack(layers).mean(), photos.new_zeros(())
+    return torch.stack(layers).mean(), 1 - (normalise(our_embeddings) * normalise(their_embeddings)).sum(1).mean()
+
+
+class Projector(nn.Module):
+    """Maps of frozen features, their channels and scales mixed by weights that are drawn once and never trained.
+
+    A 1x1 convolution mixes the channels of each map; from the deepest on, a 3x3 convolution and an enlargement mix it into
+    the next, so that a discriminator cannot hold on to a few features alone. The picture itself comes first: trunks hardly
+    mind a wrong tint. Source: Sauer et al. 2021, Projected GANs Converge Faster, section 3.2.
+    """
+
+    def __init__(self, features: FrozenFeatures, examples: torch.Tensor, generator: torch.Generator):
+        """examples: photos [N,3,R,R] in [-1,1], after which every map is brought to unit size."""
+        super().__init__()
+        self.features = [features]  # in a list: no part of the state
+        with torch.no_grad():
+            maps, _ = features.look(examples)
+        channels = [min(192, 32 * 2**level) for level in range(len(maps))]
+        self.register_buffer("scales", torch.stack([1 / one.float().square().mean().sqrt() for one in maps]))
+        self.mix = nn.ModuleList(nn.Conv2d(one.shape[1], c, 1) for one, c in zip(maps, channels, strict=True))
+        pairs = zip(channels, [channels[0], *channels[:-1]], strict=True)
+        self.blend = nn.ModuleList(nn.Conv2d(own, below, 3, padding=1) for own, below in pairs)
+        draw_mixing([*self.mix, *self.blend], generator)
+        self.requires_grad_(False)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Returns maps [N,C,h,w], the picture's own first, of images in [-1,1]."""
+        maps, _ = self.features[0].look(images)
+        above, mixed = None, []
+        for level in reversed(range(len(maps))):
+            x = self.mix[level](maps[level].float() * self.scales[level])
+            if above is not None:
+                x = (x + F.interpolate(above, size=x.shape[2:], mode="bilinear", align_corners=False)) * 0.5**0.5
+            above = self.blend[level](x)
+            mixed.append(above)
+        return [F.pixel_unshuffle(images, 2), *mixed[::-1]]
+
+
+@torch.no_grad()
+def draw_mixing(layers: Sequence[nn.Conv2d], generator: torch.Generator) -> None:
+    """Draws the weights of convolutions such that they keep the size of a signal, in place."""
+    for layer in layers:
+        fan = layer.weight[0].numel()
+        layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) / fan**0.5)
+        layer.bias.zero_()
