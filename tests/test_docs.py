@@ -10,6 +10,8 @@ import pytest
 from ganinv.attack.objectives import IMAGE_TERMS, OBJECTIVES
 from ganinv.attack.searchers import SEARCHERS
 from ganinv.attack.spaces import SPACES
+from ganinv.judging import measures
+from ganinv.metrics import catalogue
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -19,6 +21,8 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def test_every_block_of_a_page_runs(page, monkeypatch):
     for table in (OBJECTIVES, IMAGE_TERMS, SPACES, SEARCHERS):
         monkeypatch.setattr(table, "entries", dict(table.entries))  # what a page adds is gone after it
+    monkeypatch.setattr(catalogue, "CATALOGUE", dict(catalogue.CATALOGUE))
+    monkeypatch.setattr(measures, "MEASURES", dict(measures.MEASURES))
     text, names = (DOCS / page).read_text(encoding="utf-8"), {"__name__": "page"}
     blocks = list(BLOCK.finditer(text))
     assert blocks
