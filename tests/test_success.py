@@ -43,7 +43,7 @@ def test_rates_by_hand():
     # photos of others: to user 0 come 0.5, 0.55 and 0.09, to user 1 come 0.05, 0.3 and 0.09
     assert rows["I", "operator", IMPOSTOR]["share"] == pytest.approx((1 / 3 + 0) / 2)
     assert rows["I", "operator", IMPOSTOR]["comparisons"] == 6
-    assert found.rows[0]["pictures"] == ATTACK and found.describe() == {"rows": list(found.rows)}
+    assert found.rows[0]["pictures"] == ATTACK and found.describe() == {"rows": list(found.rows), "unmeasured": {}}
 
 
 def test_without_templates_of_every_user_there_is_no_rate():
@@ -66,7 +66,9 @@ def test_a_gallery_and_its_judges_are_the_systems_of_a_run():
     systems = list_systems(Gallery(), [judge], references, cache)
     thresholds = [(one.name, dict(one.thresholds)) for one in systems]
     assert thresholds == [("target", {"operator": 0.9}), ("judge", {"FMR 0.001": 0.8})]
-    rows = measure_success(systems, images, (0, 1), {}, seed=0).rows
+    found = measure_success(systems, images, (0, 1), {}, seed=0)
+    rows = found.rows
+    assert found.unmeasured.keys() == {"target, type II", "judge, type I"}
     shares = {(row["system"], row["type"], row["pictures"]): row["share"] for row in rows}
     assert shares["target", "I", ATTACK] == 0.5 and ("target", "II", ATTACK) not in shares  # no photos for the target
     assert shares["judge", "II", ATTACK] == 0.25 and ("judge", "I", ATTACK) not in shares

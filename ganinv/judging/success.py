@@ -24,6 +24,10 @@ from ganinv.recognizers.recognize import recognize
 from ganinv.worlds.references import Judge, References
 
 ATTACK = "the attack"
+NEEDED = {  # type -> what it takes
+    "I": "needs templates or photos that the users were enrolled with",
+    "II": "needs other photos of every user, as the system sees them",
+}
 IMPOSTOR = "zero-effort impostor"  # other people's photos, shown as they are
 
 
@@ -49,10 +53,11 @@ class SuccessRates:
     """rows: one for each system, type, threshold and kind of picture, the attack's first; see measure_success."""
 
     rows: tuple[dict, ...]
+    unmeasured: dict[str, str] = field(default_factory=dict)  # "system, type II" -> why it has no row
 
     def describe(self) -> dict:
         """Returns the entry of report.json."""
-        return {"rows": list(self.rows)}
+        return {"rows": list(self.rows), "unmeasured": self.unmeasured}
 
 
 def measure_success(
@@ -70,11 +75,13 @@ def measure_success(
     comparison, else the bootstrap over users: comparisons of one user are not independent.
     Raises: AbsentError where no system has a template or a photo of every user.
     """
-    rows = []
+    rows, unmeasured = [], {}
     for system in systems:
         seen = {name: system.see(shown[:, 0]) for name, shown in {ATTACK: images, **controls}.items()}
         for kind, templates in (("I", system.enrolled), ("II", system.others)):
-            if any(int(user) not in templates for user in identities):
+            reason = NEEDED[kind] if any(int(user) not in templates for user in identities) else ""
+            if reason or not system.thresholds:
+                unmeasured[f"{system.name}, type {kind}"] = reason or "needs a threshold"
                 continue
             scores = {
                 name: [
@@ -92,7 +99,7 @@ def measure_success(
                     rows.append(row | count_success(of_users, limit, seed))
     if not rows:
         raise AbsentError("needs templates or photos that the users were enrolled with, or references of every user")
-    return SuccessRates(tuple(rows))
+    return SuccessRates(tuple(rows), unmeasured)
 
 
 def score_impostors(system: System, templates: Mapping[int, torch.Tensor], user: int) -> torch.Tensor:
@@ -121,7 +128,8 @@ def list_systems(
 ) -> list[System]:
     """Returns the target's own door and each judge's.
 
-    target: a gallery, which has templates [T,D], metric and threshold, and enrolled (Photos) where photos may be had.
+    target: an enrolled one, which has templates [T,D], metric and threshold, None where nobody set one; enrolled: the
+    Photos that it was enrolled with, where they may be had.
     Raises: AbsentError for a target without templates.
     """
     templates = getattr(target, "templates", None)
@@ -134,10 +142,14 @@ def list_systems(
 
     device = templates.device
     embed = partial(embed_people, device=device)
+    others = embed(target, known)
+    operator = {} if target.threshold is None else {"operator": float(target.threshold)}
+    door = Judge("target", target, sees_users=True, metric=target.metric)
     systems = [
         System(
-            name="target", metric=target.metric, see=partial(see, target), thresholds={"operator": float(target.threshold)},
-            enrolled=dict(enumerate(templates.detach().cpu()[:, None])), others=embed(target, known),
+            name="target", metric=target.metric, see=partial(see, target),
+            thresholds=operator | find_thresholds(door, others),
+            enrolled=dict(enumerate(templates.detach().cpu()[:, None])), others=others,
         )
     ]  # fmt: skip
     for judge in judges:

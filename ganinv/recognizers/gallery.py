@@ -23,12 +23,12 @@ from torch import nn
 
 from ganinv import images
 from ganinv.interfaces import Recognition, Recognizer
+from ganinv.metrics.scores import METRICS
 from ganinv.photos import list_people, order_people, split_photos
 from ganinv.weights.cards import describe_photos, read_card
 from ganinv.weights.files import read_tensors, save_weights
 from ganinv.weights.quoting import show
 
-METRICS = ("cosine", "euclidean")
 TYPICAL_SCORE = 0.9
 # where there are templates and no photos to fit it: as fitted for 40 users, 20 photos each, of SFace and of dlib's network
 DEFAULT_SCALES = {"cosine": 16.0, "euclidean": 16.0}

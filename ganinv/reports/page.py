@@ -125,7 +125,8 @@ def make_success(report: Mapping) -> dict:
     rows: dict[tuple, dict] = {}
     for row in sar["rows"]:
         rows.setdefault((row["system"], row["type"], row["at"]), {})[row["pictures"]] = row
-    return {"columns": {name: name_control(name) for name in columns}, "rows": rows}
+    words = {name: name_control(name) for name in columns}
+    return {"columns": words, "rows": rows, "unmeasured": sar.get("unmeasured", {})}
 
 
 def make_users(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor]) -> list[dict]:
