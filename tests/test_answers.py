@@ -37,16 +37,16 @@ def make_selection(answer="shown", mean=0.3, low=0.2, p=0.01, n=8):
 
 def test_the_first_answer_by_hand():
     assert answers.write_leak(make_leak(hits=8, n=8)) == (
-        "Does it leak? Yes: two recognizers that took no part (sface, dlib) accept the picture and name the right person "
-        "for all 8 users (95 % interval 63 % to 100 %), at a false-match rate of 1 in 1000; the same holds of random faces "
+        "Does it leak? Yes. Two recognizers that took no part (sface, dlib) accept the picture and name the right person "
+        "for all 8 users (95 % interval 63 % to 100 %), at a false-match rate of 1 in 1000. The same holds of random faces "
         "for 0 (p = 0.0078 against the strongest of these)."
     )
 
 
 def test_the_second_answer_by_hand():
     assert answers.write_selection(make_selection()) == (
-        "Does the search add to mere selection? Yes: the pictures are more like the users' photos than the best of many "
-        "random faces by the target's own score, by +0.30 on a scale of -1 to 1 (95 % interval 0.20 to 0.40, p = 0.01); of "
+        "Does the search add to mere selection? Yes. The pictures are more like the users' photos than the best of many "
+        "random faces by the target's own score, by +0.30 on a scale of -1 to 1 (95 % interval 0.20 to 0.40, p = 0.01). Of "
         "these 1 of 8 give their user away."
     )
     text = answers.write_selection(make_selection("not shown", -0.1, -0.2, 0.5))
@@ -55,15 +55,20 @@ def test_the_second_answer_by_hand():
 
 
 CASES = {
-    "yes": ({"hits": 8, "n": 8}, "gives its users away", r"leak\? Yes:", "human being"),
-    "few users": ({"hits": 5, "n": 5}, "Signs", "with 5 users no p can be below 0.062; at this share 6 users", "human being"),
-    "few hits": ({"hits": 2, "n": 10}, "Signs", r"leak\? Perhaps: .* at this share 30 users would show it", "human"),
-    "nothing": ({"hits": 0, "n": 5}, "No leak was shown", "Not shown with 5 users: .* up to 52 % of the users", "is safe"),
+    "yes": ({"hits": 8, "n": 8}, "gives its users away", r"leak\? Yes\.", "human being"),
+    "few users": (
+        {"hits": 5, "n": 5},
+        "Signs",
+        r"With 5 users no p can be below 0.062\. At this share 6 users",
+        "human being",
+    ),
+    "few hits": ({"hits": 2, "n": 10}, "Signs", r"leak\? Perhaps\. .* At this share 30 users would show it", "human"),
+    "nothing": ({"hits": 0, "n": 5}, "No leak was shown", r"Not shown with 5 users\. .* up to 52 % of the users", "is safe"),
     "as the null": ({"hits": 3, "n": 8, "null": 3}, "No leak was shown", "Not shown with 8 users", "does not say that the"),
     "one judge": (
         {"hits": 8, "n": 8, "needed": 1},
         "gives",
-        r"the one recognizer .* \(sface\) accepts",
+        r"The one recognizer .* \(sface\) accepts",
         "human",
     ),
     "looser": ({"hits": 8, "n": 8, "far": 1e-2}, "gives", "1 in 100, the strictest that the photos allow", "human"),

@@ -1,4 +1,4 @@
-"""The verdict in sentences: does it leak, does the search add to mere selection, and what neither says.
+"""The verdict in words: does it leak, does the search add to mere selection, and what neither says.
 
 The words follow from the numbers of report.json and from nothing else. "Not shown" is never "no".
 """
@@ -32,25 +32,25 @@ def write_heading(report: Mapping) -> str:
 
 
 def write_verdict(report: Mapping) -> list[str]:
-    """Returns the verdict in three sentences."""
+    """Returns the verdict: three answers, of a few short sentences each."""
     return [write_leak(report["leak"]), write_selection(report["selection"]), write_limits(report)]
 
 
 def write_leak(leak: Mapping) -> str:
-    """Returns the first answer, in a sentence: an entry "leak" of a report."""
+    """Returns the first answer in words, of an entry "leak" of a report."""
     if "absent" in leak:
         return f"Does it leak? Nobody could say: {leak['absent']}."
     given, users = leak["given_away"], leak["given_away"]["n"]
     answer = ANSWERS.get(leak["answer"], f"Not shown with {count(users, 'user')}")
-    text = f"Does it leak? {answer}: {name_judges(leak)} for {count_hits(given)} ({describe_interval(given)})"
+    text = f"Does it leak? {answer}. {name_judges(leak)} for {count_hits(given)} ({describe_interval(given)})"
     text += f", at {describe_rates(leak)}"
     if leak["nulls"]:
-        text += "; the same holds of " + ", of ".join(
+        text += ". The same holds of " + ", of ".join(
             f"{name_control(row['control'])} for {row['given_away']['hits']}" for row in leak["nulls"]
         )
         text += f" (p = {leak['p']:.2g} against the strongest of these)"
     else:
-        text += "; there was nothing to compare with"
+        text += ". There was nothing to compare with"
     return f"{text}{describe_power(leak)}."
 
 
@@ -58,8 +58,8 @@ def name_judges(leak: Mapping) -> str:
     """Returns who decides, and what they do, up to "for 4 of 5 users"."""
     names = [judge["judge"] for judge in leak["judges"]]
     if leak["needed"] < 2:
-        return f"the one recognizer that could judge ({names[0]}) accepts the picture and names the right person"
-    who = "two" if len(names) == 2 else f"at least two of {len(names)}"
+        return f"The one recognizer that could judge ({names[0]}) accepts the picture and names the right person"
+    who = "Two" if len(names) == 2 else f"At least two of {len(names)}"
     return f"{who} recognizers that took no part ({', '.join(names)}) accept the picture and name the right person"
 
 
@@ -80,27 +80,27 @@ def describe_power(leak: Mapping) -> str:
         return ""
     text, least = "", fewest_users(LEVEL)
     if leak["least_p"] > LEVEL:
-        text += f"; with {count(given['n'], 'user')} no p can be below {leak['least_p']:.2g}"
+        text += f". With {count(given['n'], 'user')} no p can be below {leak['least_p']:.2g}"
     if leak["answer"] == SUGGESTED:
-        return f"{text}; at this share {max(least, math.ceil(least / given['share']))} users would show it"
+        return f"{text}. At this share {max(least, math.ceil(least / given['share']))} users would show it"
     if not given["hits"]:
-        text += f"; what gives away up to {100 * given['ci95'][1]:.0f} % of the users could look like this"
+        text += f". What gives away up to {100 * given['ci95'][1]:.0f} % of the users could look like this"
     return text
 
 
 def write_selection(selection: Mapping) -> str:
-    """Returns the second answer, in a sentence: an entry "selection" of a report."""
+    """Returns the second answer in words, of an entry "selection" of a report."""
     if "absent" in selection:
         return f"Does the search add to mere selection? Nobody could say: {selection['absent']}."
     found = selection["difference"]
     answer = ANSWERS.get(selection["answer"], f"Not shown with {count(found['n'], 'user')}")
     more = "are more like" if selection["answer"] in ANSWERS else "are not shown to be more like"
-    text = f"Does the search add to mere selection? {answer}: the pictures {more} the users' photos than "
+    text = f"Does the search add to mere selection? {answer}. The pictures {more} the users' photos than "
     text += f"{name_control(selection['control'])} by the target's own score, by {found['mean']:+.2f} on a scale of -1 to 1"
     text += describe_spread(found)
     users = selection["users"]
     if users is not None:
-        text += f"; of these {users['given_away']['hits']} of {users['given_away']['n']} give their user away"
+        text += f". Of these {users['given_away']['hits']} of {users['given_away']['n']} give their user away"
     return f"{text}."
 
 
