@@ -19,8 +19,8 @@ HELD = {  # rung of access -> what the attacker held
 REFERENCES = (
     "OWASP AISVS 1.0, C11.4 Model-Inversion Resistance: 11.4.2 asks for query limits that fit the number of queries which a "
     "reconstruction takes; that number is above, for this attack.",
-    "EDPB Opinion 28/2024 on AI models: a model counts as anonymous where extracting personal data from it, or obtaining "
-    "them by queries, is insignificantly likely by all means reasonably likely to be used, model inversion among them.",
+    "EDPB Opinion 28/2024 on AI models: a model counts as anonymous only where the likelihood of extracting personal data "
+    "from it, or of obtaining them by queries, is insignificant, by all means reasonably likely to be used.",
     "Named as references. This report is a measurement, and no advice on either.",
 )
 
