@@ -22,6 +22,9 @@ HOMES = {  # public name -> where it is defined
     "load_prior": "priors.loading:load_generator",
     "load_recognizer": "recognizers.loading:load_recognizer",
     "wrap": "recognizers.wrapped:wrap",
+    "judge": "reports.report:judge",
+    "Judge": "worlds.references:Judge",
+    "Report": "reports.report:Report",
     "LatentAttack": "attack.attacks:LatentAttack",
     "PixelAttack": "attack.attacks:PixelAttack",
     "AttackResult": "attack.invert:AttackResult",
@@ -29,9 +32,12 @@ HOMES = {  # public name -> where it is defined
 }
 __all__ = [
     "AttackResult",
+    "Judge",
     "LatentAttack",
     "PixelAttack",
+    "Report",
     "World",
+    "judge",
     "load_prior",
     "load_recognizer",
     "load_world",
@@ -44,6 +50,8 @@ if TYPE_CHECKING:
     from ganinv.priors.loading import load_generator as load_prior
     from ganinv.recognizers.loading import load_recognizer
     from ganinv.recognizers.wrapped import wrap
+    from ganinv.reports.report import Report, judge
+    from ganinv.worlds.references import Judge
     from ganinv.worlds.world import World, load_world
 
 

@@ -30,7 +30,7 @@ def test_a_wrong_name_is_told():
         _ = ganinv.attack_all
 
 
-@pytest.mark.parametrize("module", ["ganinv", "ganinv.attack.attacks", "ganinv.recognizers.wrapped"])
+@pytest.mark.parametrize("module", ["ganinv", "ganinv.attack.attacks", "ganinv.recognizers.wrapped", "ganinv.reports.report"])
 def test_examples_run(module):
     found = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert found.attempted and not found.failed

@@ -44,7 +44,8 @@ class Cost:
 class AttackResult:
     """identities [T]; images [T,K,3,R,R] in [-1,1], as 8-bit files hold them; scores [T,K], the target's mean score in
     the final choice; latents, each [T*K,...]; cost; first [T,3,R,R]: the pictures that the best start of each identity
-    gives, before any search; stuck: identities whose pictures the search never moved; queries: see Queries.describe."""
+    gives, before any search; stuck: identities whose pictures the search never moved; queries: see Queries.describe;
+    config and seed: of the attack."""
 
     identities: tuple[int, ...]
     images: torch.Tensor
@@ -54,6 +55,8 @@ class AttackResult:
     first: torch.Tensor
     stuck: tuple[int, ...] = ()
     queries: Mapping | None = None
+    config: AttackConfig | None = None
+    seed: int = 0
 
 
 def ignore(row: dict) -> None:
@@ -318,7 +321,16 @@ class Attack:
         # in one layout, whichever way the parts came here: the judges' last bits depend on it
         images = image_convention.from_uint8(pictures[chosen].contiguous())
         return AttackResult(
-            self.identities, images, scores[chosen], latents, cost, first.contiguous(), tuple(stuck), queries.describe()
+            self.identities,
+            images,
+            scores[chosen],
+            latents,
+            cost,
+            first.contiguous(),
+            tuple(stuck),
+            queries.describe(),
+            self.config,
+            self.seed,
         )
 
 

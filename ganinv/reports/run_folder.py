@@ -20,10 +20,9 @@ from ganinv import images as image_convention
 from ganinv.engine.checkpoint import load_state, save_state, truncate_jsonl
 from ganinv.engine.files import clear_errors, encode, plain
 from ganinv.errors import Absent
-from ganinv.judging.controls import strongest_differences
-from ganinv.reports.answers import write_verdict
 from ganinv.reports.page import render_page
-from ganinv.reports.report_file import COST_KEYS, check_report
+from ganinv.reports.report_content import build_report
+from ganinv.reports.report_file import check_report
 from ganinv.weights.files import sha256_file
 
 if TYPE_CHECKING:
@@ -127,32 +126,10 @@ class RunFolder:
 
         cost: Absent where the pictures were made elsewhere.
         """
-        verdict, controls = judgement.verdict, judgement.controls
-        unknown = {"cost": cost.reason} if isinstance(cost, Absent) else {}
-        report = {
-            "method": method,
-            "world": world,
-            "identities": [int(identity) for identity in identities],
-            "seed": seed,
-            "summary": verdict.summary,
-            "per_identity": verdict.per_identity,
-            "cost": {key: getattr(cost, key, None) for key in COST_KEYS} | {"verdict_seconds": judgement.seconds},
-            "absent": verdict.absent | unknown,
-            "headline": strongest_differences(verdict, controls, seed),
-            "controls": {name: control.summary for name, control in controls.items()},
-            "ceiling": judgement.ceiling,
-            "judges": judgement.judges,
-            "factors": judgement.factors,
-            "pictures": verdict.pictures,
-            "type_i": judgement.type_i,
-            "memory": judgement.memorisation,
-            "sets": verdict.sets,
-            "files": self.hash_files(),
-            "leak": describe(judgement.leak),
-            "selection": describe(judgement.selection),
-            "sar": describe(judgement.success),
-        }
-        report["verdict"] = write_verdict(report)
+        report = build_report(
+            method=method, world=world, seed=seed, identities=identities, judgement=judgement, cost=cost,
+            files=self.hash_files(),
+        )  # fmt: skip
         text = encode(report, "report.json", indent=2)  # first, so that a value that is not finite is called that
         check_report(report, self.path / "report.json")
         with clear_errors(self.path, verb="read"):
@@ -177,11 +154,6 @@ class RunFolder:
         with clear_errors(self.path):
             temporary.write_bytes(content)
             os.replace(temporary, self.path / name)
-
-
-def describe(found) -> dict:
-    """Returns an entry of the report, {"absent": reason} of what is Absent."""
-    return {"absent": found.reason} if isinstance(found, Absent) else found.describe()
 
 
 def new_folder(method: str, world: str, root: str | Path = "runs") -> Path:

@@ -14,10 +14,13 @@ MOST_LINES = 10
 
 def print_report(report: Mapping, path: str | Path) -> None:
     """Prints the verdict's sentences, the path of report.html, and the numbers that say most; the report has the rest."""
-    for sentence in report.get("verdict", []):
-        print(textwrap.fill(sentence, WIDTH, subsequent_indent="  "))
-    print(f"\n{path}/report.html")
-    print("\n".join(list_numbers(report)), flush=True)
+    print(format_report(report, f"{path}/report.html"), flush=True)
+
+
+def format_report(report: Mapping, place: str = "") -> str:
+    """Returns the verdict's sentences, a place where there is more, and the numbers that say most, a line each."""
+    sentences = [textwrap.fill(sentence, WIDTH, subsequent_indent="  ") for sentence in report.get("verdict", [])]
+    return "\n".join([*sentences, "", *([place] if place else []), *list_numbers(report)])
 
 
 def list_numbers(report: Mapping) -> list[str]:

@@ -1,0 +1,151 @@
+"""Judging from Python: what independent recognizers say of an attack's result, to print and to keep."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ganinv.attack.attacks import find_device
+from ganinv.attack.invert import AttackResult
+from ganinv.interfaces import Generator, Recognizer
+from ganinv.judging.independence import check_independent
+from ganinv.judging.judgement import Judgement
+from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
+from ganinv.photos import list_people, load_photos
+from ganinv.recognizers.loading import load_recognizer
+from ganinv.reports.report_content import build_report
+from ganinv.reports.run_folder import RunFolder
+from ganinv.reports.terminal import format_report
+from ganinv.worlds.references import Judge, References
+from ganinv.worlds.world import Assets, World, add_photos, render_references
+
+NOWHERE = World(Path(os.devnull))  # no world: a folder in which no file can lie
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the judges say of a result. content: as report.json holds it. Printed, it is the verdict, then ten numbers."""
+
+    content: dict
+    result: AttackResult
+    judgement: Judgement
+
+    @property
+    def verdict(self) -> list[str]:
+        """Returns the verdict in sentences: does it leak, does the search add to selection, and what neither says."""
+        return self.content["verdict"]
+
+    @property
+    def summary(self) -> dict[str, dict]:
+        """Returns metric -> {"mean", "ci95", "n"} over the users."""
+        return self.content["summary"]
+
+    def save(self, path: str | Path) -> Path:
+        """Writes a run folder: pictures, latents, report.json and report.html. Returns its path.
+
+        Raises: ValueError when it already holds a run; FaultError when the disk is full.
+        """
+        folder = RunFolder(path)
+        try:
+            folder.write_result(self.result)
+            if self.result.config is not None:
+                folder.write_config(self.result.config)
+            keys = ("method", "world", "seed", "identities")
+            folder.write_report(**{key: self.content[key] for key in keys}, judgement=self.judgement, cost=self.result.cost)
+        finally:
+            folder.close()
+        return folder.path
+
+    def __str__(self) -> str:
+        return format_report(self.content)
+
+
+def judge(
+    result: AttackResult,
+    target: Recognizer,
+    *,
+    judges: Sequence[Judge | str] | None = None,
+    references: References | str | Path | None = None,
+    world: World | None = None,
+    prior: Generator | None = None,
+    seed: int = 0,
+) -> Report:
+    """Returns the report on an attack's result. No judge has seen the attack, nor the attack a judge.
+
+    judges: recognizers that are not the target: Judge objects, or what load_recognizer reads, such as "sface", which are
+    taken never to have met the users. references: photos of the users on which neither target nor judge was trained: a
+    folder with one sub-folder for each of the target's users, in order; without them only what needs none can be said.
+    world: a world whose own target this is: its judges, references and prior are taken where none are given.
+    prior: for the controls, random samples of it. seed: of intervals and controls.
+
+    >>> import ganinv
+    >>> world = ganinv.load_world("synthetic")
+    >>> result = ganinv.LatentAttack(steps=1, candidates=8, restarts=1)(world.prior, world.target, identities=[0, 1])
+    >>> report = ganinv.judge(result, world.target, world=world)
+    >>> report.verdict[0]
+    'Does it leak? ...'
+
+    Raises: ValueError for a judge that shares weights with the target, or photos of another number of users.
+    """
+    device = find_device(target)
+    resolution = result.images.shape[-1]
+    given = judges if judges is not None else world.judges if world else []
+    named = [load_judge(judge, device, resolution) if isinstance(judge, str) else judge for judge in given]
+    check_independent(target, named)
+    if references is None and world is not None:
+        references = show_references(world, result.identities, named)
+    elif isinstance(references, str | Path):
+        references = embed_references(references, target, named, resolution, device)
+    prior = prior if prior is not None else world.prior if world else None
+    files = {role: world.file(role) for role in (*world.roles, *(judge.name for judge in named))} if world else {}
+    truth = world.truth if world else None
+    assets = Assets(world or NOWHERE, prior, target, named, references, files, truth)
+    judging = JudgingAssets(assets, prior, device)
+    controls = draw_controls(judging, result.images, result.identities, psi=result.config.psi, seed=seed)
+    pixels = result.config.space == "pixels"
+    first = "start picture" if pixels or not result.config.candidates else "best candidate"
+    judgement = judge_pictures(
+        judging, result.images, result.identities, {first: result.first[:, None]} | controls, seed=seed,
+        choice_scores=result.scores,
+    )  # fmt: skip
+    content = build_report(
+        method="pixel" if pixels else "latent", world=world.name if world else "none", seed=result.seed,
+        identities=result.identities, judgement=judgement, cost=result.cost, files={},
+    )  # fmt: skip
+    return Report(content, result, judgement)
+
+
+def show_references(world: World, identities: Sequence[int], judges: Sequence[Judge]) -> References | None:
+    """Returns a world's references, with rendered photos of these users where nobody in it is real."""
+    references = world.references
+    if references is None or not world.photos_per_user:
+        return references
+    known = sorted({*identities} & {*references.person.tolist()})
+    return add_photos(references, render_references(world, known), judges[0], of_all=False) if known else references
+
+
+def load_judge(spec: str, device: torch.device, resolution: int) -> Judge:
+    """Returns a judge that never met the users, of what load_recognizer reads."""
+    recognizer = load_recognizer(spec, device, resolution=resolution)
+    said = {name: getattr(recognizer, name) for name in ("metric",) if hasattr(recognizer, name)}
+    return Judge(spec, recognizer, sees_users=False, declared=getattr(recognizer, "about", ""), **said)
+
+
+def embed_references(
+    folder: str | Path, target: Recognizer, judges: Sequence[Judge], resolution: int, device: torch.device
+) -> References:
+    """Returns the photos of a folder, a sub-folder for each of the target's users, as the judges embed them.
+
+    Raises: ValueError for another number of sub-folders.
+    """
+    people = list_people(folder)
+    if target.num_identities not in (None, len(people)):
+        raise ValueError(
+            f"expected a sub-folder of {folder} for each of the target's {target.num_identities} users, in order of name, "
+            f"got {len(people)}"
+        )
+    return References.from_photos(load_photos(people, resolution), judges, device)
