@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganinv.commands import prepare_lfw
 from ganinv.commands.prepare_lfw import Config, run
 from ganinv.photos import list_people, unit_hash
+from ganinv.worlds import lfw
 
 COUNTS = {"Ada_A": 3, "Bob_B": 4, "Cy_C": 3, "Di_D": 1, "Eve_E": 2}
 
@@ -47,7 +47,7 @@ def test_the_crop_is_the_box_of_the_aligned_photo(tmp_path):
     pixels = np.zeros((250, 250, 3), np.uint8)
     pixels[60:190, 60:190] = 255
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    prepare_lfw.write_crop(tmp_path / "a.png", tmp_path / "out.jpg")
+    lfw.write_crop(tmp_path / "a.png", tmp_path / "out.jpg")
     with Image.open(tmp_path / "out.jpg") as photo:
         assert np.asarray(photo).min() > 250
     assert not list(tmp_path.glob("*.tmp"))
@@ -55,7 +55,7 @@ def test_the_crop_is_the_box_of_the_aligned_photo(tmp_path):
 
 def test_an_interrupted_run_goes_on(source, monkeypatch):
     written = []
-    write = prepare_lfw.write_crop
+    write = lfw.write_crop
 
     def stop_after_three(path, target):
         if len(written) == 3:
@@ -63,11 +63,11 @@ def test_an_interrupted_run_goes_on(source, monkeypatch):
         written.append(target)
         write(path, target)
 
-    monkeypatch.setattr(prepare_lfw, "write_crop", stop_after_three)
+    monkeypatch.setattr(lfw, "write_crop", stop_after_three)
     with pytest.raises(KeyboardInterrupt):
         run(make_config(source))
     first = list(written)
-    monkeypatch.setattr(prepare_lfw, "write_crop", lambda path, target: (written.append(target), write(path, target)))
+    monkeypatch.setattr(lfw, "write_crop", lambda path, target: (written.append(target), write(path, target)))
     run(make_config(source))
     assert len(written) == len(set(written)) == len(list((source.parent / "out").rglob("*.jpg")))
     assert written[:3] == first

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import sys
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-import numpy as np
-import torch
-from PIL import Image
-
-from ganinv import cli, images
-
-FILE = re.compile(r"(\d{1,9})_(\d{1,9})")  # <identity>_<k>
-DEPTHS = ("L", "RGB")  # PIL's modes of 8 bits a channel without transparency
-DARK = 2  # of 255 levels: what stays below was saved in [0,1] or [-1,1], or shows nothing
+from ganinv import cli
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,143 +28,9 @@ class JudgePictures:
 
 def run(config: JudgePictures) -> dict:
     """Returns the report, after writing it with the pictures as they were judged."""
-    from ganinv.attack.access import TargetAccess
-    from ganinv.attack.checks import check_config
-    from ganinv.attack.config import AttackConfig
-    from ganinv.attack.goals import ClassGoal
-    from ganinv.attack.start import choose_start
-    from ganinv.engine.batches import ON_CPU, Batch
-    from ganinv.errors import Absent
-    from ganinv.judging.independence import check_independent
-    from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
-    from ganinv.photos import hash_photos
-    from ganinv.recognizers.checks import check_recognizer
-    from ganinv.reports.provenance import describe_provenance
-    from ganinv.reports.run_folder import RunFolder, new_folder
-    from ganinv.reports.terminal import print_report
-    from ganinv.worlds.world import find_world, load_assets
+    from ganinv.studies.outside_pictures import judge_folder
 
-    device = cli.choose_device(config.device)
-    cli.check_seed(config.seed)
-    world = find_world(config.world)
-    files = list_pictures(Path(config.pictures))
-    identities = tuple(files)
-    pictures = read_pictures(files, world.resolution)  # [T,K,3,R,R]
-    config = replace(config, label=config.label or Path(config.pictures).resolve().name)
-    assets = load_assets(
-        config.world,
-        device=device,
-        target=config.target,
-        photos=config.photos,
-        identities=identities,
-        gallery=config.gallery,
-        threshold=config.threshold,
-        classes=config.classes,
-    )
-    check_recognizer(assets.target, world.resolution, device=device)
-    search = AttackConfig(candidates=config.candidates, restarts=1, psi=config.psi)
-    check_config(search, assets.target, identities, has_prior=True)
-    check_independent(assets.target, assets.judges)
-    provenance = describe_provenance(config.seed, device, assets.weight_files(), sys.argv)
-    if assets.references is not None and assets.references.photos is not None:
-        provenance["photos"] = hash_photos(assets.references.photos)
-    folder = RunFolder(config.out or new_folder("judged", world.name))
-    try:
-        folder.write_json("provenance.json", provenance)
-        folder.write_config(asdict(config) | {"identities": ",".join(map(str, identities))})
-        folder.write_pictures(identities, pictures)
-        judging = JudgingAssets.of_run(assets, device)
-        controls = draw_controls(judging, pictures, identities, psi=config.psi, seed=config.seed)
-        if config.candidates:
-            wanted = torch.tensor(identities, device=device)
-            z = choose_start(
-                assets.generator, TargetAccess(assets.target), ClassGoal(), wanted, search, config.seed, Batch(ON_CPU)
-            )[:, 0]  # fmt: skip
-            with torch.no_grad():
-                best = assets.generator.synthesize(assets.generator.map(z, config.psi))
-            best = images.from_uint8(images.to_uint8(best)).cpu().contiguous()
-            controls = {"best candidate": best[:, None]} | controls
-        judgement = judge_pictures(judging, pictures, identities, controls, seed=config.seed, photos=config.photos)
-        report = folder.write_report(
-            method="judged",
-            world=config.world,
-            seed=config.seed,
-            identities=identities,
-            judgement=judgement,
-            cost=Absent("the pictures were made elsewhere"),
-        )
-    finally:
-        folder.close()
-    print_report(report, folder.path)
-    return report
-
-
-def list_pictures(folder: Path) -> dict[int, list[Path]]:
-    """Returns the picture files of each identity, by rising number, as many of each; a grid.png is passed over.
-
-    Raises: ValueError when there are none, their names tell no identity, or identities have different numbers of them.
-    """
-    if not str(folder).strip("."):
-        raise ValueError("expected --pictures=FOLDER, got none; pass the folder that holds the pictures")
-    if not folder.is_dir():
-        raise ValueError(f"expected a folder of pictures, got {folder}, which is no folder")
-    shown = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "grid.png")
-    folders = [path for path in shown if path.is_dir()]
-    loose = [path for path in shown if path.suffix.lower() in images.SUFFIXES and path.is_file()]
-    if folders and loose:
-        raise ValueError(f"expected sub-folders or pictures in {folder}, got both: {folders[0].name} and {loose[0].name}")
-    found: dict[int, list[tuple[int, Path]]] = {}
-    for path in loose:
-        match = FILE.fullmatch(path.stem)
-        if match is None:
-            raise ValueError(f"expected pictures named <identity>_<k>, such as 3_0.png, got {path}; rename or remove it")
-        found.setdefault(int(match[1]), []).append((int(match[2]), path))
-    for place in folders:
-        if not re.fullmatch(r"\d{1,9}", place.name) or int(place.name) in found:
-            raise ValueError(f"expected one sub-folder per identity number, such as 3, got {place}; rename or remove it")
-        inside = sorted(path for path in place.iterdir() if path.suffix.lower() in images.SUFFIXES)
-        found[int(place.name)] = list(enumerate(inside))
-    counts = {identity: len(files) for identity, files in found.items()}
-    if not all(counts.values()) or not counts:
-        empty = next((place for place in folders if not found[int(place.name)]), folder)
-        raise ValueError(f"expected pictures ({', '.join(images.SUFFIXES)}) in {empty}, got none")
-    most, least = max(counts, key=counts.get), min(counts, key=counts.get)
-    if counts[most] != counts[least]:
-        raise ValueError(
-            f"expected as many pictures of every identity, got {counts[most]} of {most} and {counts[least]} of {least}"
-        )
-    return {identity: [path for _, path in sorted(found[identity])] for identity in sorted(found)}
-
-
-def read_pictures(files: dict[int, list[Path]], side: int) -> torch.Tensor:
-    """Returns images [T,K,3,side,side] in [-1,1], in the colours that they have; larger pictures are reduced.
-
-    Raises: ValueError for a picture that is not square, smaller than side, of another size than the first, of another
-    depth than 8 bits, transparent, or so dark that its range must be another.
-    """
-    rows, size = [], None
-    for path in (path for of_identity in files.values() for path in of_identity):
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"expected a readable picture, got {path} ({error}); repair or remove the file") from error
-        size = size or picture.size
-        if picture.size != size or size[0] != size[1] or size[0] < side:
-            wanted = f"square pictures of one size, at least {side} px a side"
-            raise ValueError(f"expected {wanted}, got {picture.size[0]}x{picture.size[1]} in {path}")
-        if picture.mode not in DEPTHS:
-            raise ValueError(f"expected pictures of 8 bits a channel, grey or RGB, got the mode {picture.mode} in {path}")
-        highest = int(np.asarray(picture).max())
-        if highest <= DARK:
-            raise ValueError(
-                f"expected levels of 0 to 255, got none above {highest} in {path}; scale [0,1] by 255 before saving"
-            )
-        # the same pixels where the size is the same
-        rows.append(np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)))
-    kept = len(next(iter(files.values())))
-    pixels = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
-    return images.from_uint8(pixels).view(len(files), kept, 3, side, side).contiguous()
+    return judge_folder(config)
 
 
 def main() -> None:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
 
 from ganinv import cli
-
-PICTURE_TOLERANCE = 2  # of 255 levels: another machine rounds differently
-METRIC_TOLERANCE = 5e-3  # of a metric, relative above 1
+from ganinv.errors import FaultError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,92 +19,14 @@ class Verify:
 
 def run(config: Verify) -> None:
     """Prints one line a check. Raises: ValueError when the folder holds no run; FaultError when a check fails."""
-    from ganinv.interfaces import FaultError
+    from ganinv.studies.verification import check_run
 
     failed = 0
-    for name, problem in check(config):
+    for name, problem in check_run(config.run, config.photos, config.device):
         print(f"{name}: {problem or 'as reported'}", flush=True)
         failed += bool(problem)
     if failed:
-        raise FaultError(f"{config.run} does not hold: {failed} check(s) failed, see above")
-
-
-def check(config: Verify) -> Iterator[tuple[str, str]]:
-    """Yields (what was checked, what is wrong with it; "" for nothing)."""
-    from ganinv import images
-    from ganinv.cli import parse_identities
-    from ganinv.judging.protocol import JudgingAssets, judge_pictures
-    from ganinv.photos import hash_photos
-    from ganinv.reports.provenance import describe_provenance, find_differences
-    from ganinv.reports.report_file import read_report
-    from ganinv.weights.files import read_tensors, sha256_file
-    from ganinv.worlds.world import load_assets
-
-    folder, device = Path(config.run), cli.choose_device(config.device)
-    report = read_report(folder)
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        identities = parse_identities(settings["identities"])
-        specs = {name: settings.get(name, "") for name in ("generator", "target", "gallery", "classes")}
-        specs["threshold"] = settings.get("threshold")
-        photos, space, keep = config.photos or settings["photos"], settings["space"], settings["keep"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"expected a run's config.json in {folder}, got none that can be read ({error})") from error
-
-    for name, digest in report.get("files", {}).items():
-        file = folder / name
-        got = sha256_file(file)[:12] if file.is_file() else "no file"
-        yield name, "" if digest.startswith(got) else f"expected SHA-256 {digest[:12]}..., got {got}"
-
-    assets = load_assets(
-        report["world"], device=device, photos=photos, prior=space != "pixels", identities=identities, **specs
-    )
-    provenance = describe_provenance(report["seed"], device, assets.weight_files(), [])
-    if assets.references is not None and assets.references.photos is not None:
-        provenance["photos"] = hash_photos(assets.references.photos)
-    differences = [line for line in find_differences(folder, provenance) if line.startswith(("weights", "photos"))]
-    yield "weights and photos", "; ".join(differences)
-
-    latents, _ = read_tensors(folder / "latents.safetensors")
-    with torch.no_grad():
-        made = torch.cat([render(space, assets.generator, part, settings["psi"]) for part in split_rows(latents, device)])
-    files = [folder / "images" / f"{identity}_{k}.png" for identity in identities for k in range(keep)]
-    pictures = torch.cat([images.load(file, made.shape[-1]) for file in files])
-    levels = (images.to_uint8(made).int() - images.to_uint8(pictures).int()).abs().amax().item()
-    yield (
-        "pictures from latents",
-        "" if levels <= PICTURE_TOLERANCE else f"expected the same, got {levels} of 255 levels apart",
-    )
-
-    shown = pictures.view(len(identities), keep, *pictures.shape[1:])
-    judging = JudgingAssets.of_run(assets, device)
-    verdict = judge_pictures(judging, shown, identities, {}, seed=report["seed"], photos=photos).verdict
-    for name, entry in report["summary"].items():
-        if name == "target_score_transformed":  # of the search's own random transforms
-            continue
-        if name not in verdict.summary:
-            yield name, f"expected {entry['mean']:.4f}, absent here: {verdict.absent.get(name)}"
-            continue
-        pairs = [(entry["mean"], verdict.summary[name]["mean"])]
-        pairs += [(a[name], b[name]) for a, b in zip(report["per_identity"], verdict.per_identity, strict=True)]
-        before, now = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
-        far = abs(before - now) > METRIC_TOLERANCE * max(1.0, abs(before))
-        yield name, f"expected {before:.4f}, got {now:.4f}" if far else ""
-
-
-def split_rows(latents: dict[str, torch.Tensor], device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
-    """Yields the latents on the device, at most 64 rows at once."""
-    for start in range(0, len(next(iter(latents.values()))), 64):
-        yield {name: rows[start : start + 64].to(device) for name, rows in latents.items()}
-
-
-def render(space: str, generator, latents: dict[str, torch.Tensor], psi: float) -> torch.Tensor:
-    """Returns pictures [N,3,R,R] on the CPU, clamped to [-1,1], of latents as a search space of that name gives them."""
-    if space == "pixels":
-        made = latents["pixels"]
-    else:
-        made = generator.synthesize(generator.map(latents["z"], psi) if space == "z" else latents["w"])
-    return made.clamp(-1, 1).cpu()
+        raise FaultError(f"{config.run} does not hold: {failed} of its checks failed, see above")
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -368,8 +369,8 @@ def format_command(argv: Sequence[str], world: str) -> str:
     """
     if not argv:
         return "# unknown: the run has no provenance"
-    # ganinv-latent-attack, the console entry point, is scripts/latent_attack.py
-    script = PurePath(argv[0]).stem.removeprefix("ganinv-").replace("-", "_")
+    # `ganinv latent-attack` is scripts/latent_attack.py; earlier versions had a program ganinv-latent-attack
+    script = re.sub("^ganinv[- ]", "", PurePath(argv[0]).stem).replace("-", "_")
     words = [shorten_path(word) for word in argv[1:]]
     if not any(word.partition("=")[0] in ("--world", "--resume", "--from-run", "--from_run") for word in words):
         words.insert(0, f"--world={world}")
