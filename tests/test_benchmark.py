@@ -16,6 +16,9 @@ from ganinv.commands import benchmark
 from ganinv.engine.precision import Choice, Form
 from ganinv.interfaces import FaultError
 from ganinv.studies.benchmark import child, measures, networks, table, timing
+from ganinv.studies.benchmark.bench import Bench, make_row
+from ganinv.studies.benchmark.loops import measure_pixels
+from ganinv.studies.benchmark.training import spread_penalty
 from tests.tiny_world import run_main
 from tests.toys import toy_world
 
@@ -125,17 +128,15 @@ def test_rounds_take_turns_after_a_warm_up():
 
 def test_a_row_counts_by_unit_of_work_and_by_the_turns_that_were_taken():
     times = {"theirs": [1.0, 3.0], "float32": [1.0, 1.0], "auto": [1.0, 1.0]}
-    row = measures.make_row(
-        "x", "ms", "theirs", times, units={"theirs": 1, "float32": 4, "auto": 2}, turns={"auto": [5.0, 5.0]}
-    )
+    row = make_row("x", "ms", "theirs", times, units={"theirs": 1, "float32": 4, "auto": 2}, turns={"auto": [5.0, 5.0]})
     assert row["times"]["theirs"]["median"] == 2000 and row["times"]["float32"]["median"] == 250
     assert row["ratios"]["float32"] == {"median": 8.0, "low": 6.0, "high": 10.0, "rounds": 2}
     assert row["ratios"]["auto"]["median"] == 10.0 and "theirs" not in row["ratios"]
 
 
 def test_a_penalty_is_spread_over_the_steps_between():
-    assert measures.spread_penalty([9.0, 1.0, 17.0, 1.0, 9.0], every=4) == [3.0, 5.0]
-    assert measures.spread_penalty([0.5, 1.0], every=4) == [1.0]  # noise: no penalty is less than nothing
+    assert spread_penalty([9.0, 1.0, 17.0, 1.0, 9.0], every=4) == [3.0, 5.0]
+    assert spread_penalty([0.5, 1.0], every=4) == [1.0]  # noise: no penalty is less than nothing
 
 
 def test_others_take_turns_with_the_loop_and_their_time_is_not_the_loops(monkeypatch):
@@ -236,7 +237,7 @@ def test_without_the_toolbox_its_rows_say_so(monkeypatch, tmp_path):
         raise ImportError("No module named 'art'")
 
     monkeypatch.setattr(measures, "build_miface", missing)
-    (row,) = measures.measure_pixels(measures.Bench(CPU, tmp_path, quick=True))
+    (row,) = measure_pixels(Bench(CPU, tmp_path, quick=True))
     assert row == {"what": "pixel step, mobilenet_v3_small", "absent": "needs pip install -e '.[benchmark]'"}
     machine = {"processor": "p", "threads": 1, "cores": 1, "device": "cpu", "python": "3", "packages": {}, "quick": False}
     found = {"machine": machine | {"cheap_allocation": {}}, "rows": [row | {"allocator": "default"}], "seconds": 1.0}

@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 
 from ganinv.cli import override
 from ganinv.commands import compare, latent_attack, pixel_attack
-from ganinv.commands.compare import gather_runs
 from ganinv.reports.report_file import read_report
 from ganinv.weights.cards import read_card
 from tests.tiny_world import BRIEF, NAME, SIDE, make_tiny_world, register, run_main, write_people
@@ -373,8 +372,8 @@ def test_compare_writes_table_figures_and_commands(monkeypatch, capsys):
 def test_compare_shows_the_pictures_of_the_runs_and_no_other(monkeypatch):
     make_runs(monkeypatch, "runs")
     shown = []
-    monkeypatch.setattr("ganinv.reports.comparison.draw_reconstructions", lambda *args: shown.append(args))
-    monkeypatch.setattr(compare, "encode_png", lambda figure: b"")
+    monkeypatch.setattr("ganinv.studies.run_comparison.draw_reconstructions", lambda *args: shown.append(args))
+    monkeypatch.setattr("ganinv.studies.run_comparison.encode_png", lambda figure: b"")
     assert run_main(monkeypatch, compare, "runs/latent-1", "runs/latent-0", "runs/pixel", f"--world={NAME}") == 0
     ((labels, users, pictures),) = shown
     assert labels == ["latent w", "pixel gray-box"] and users == [0, 1, 2]
@@ -406,10 +405,18 @@ def test_compare_refuses_in_one_line(monkeypatch, capsys):
     assert not Path("results").exists()
 
 
-def test_plain_words_are_runs():
-    assert gather_runs(["A", "--world", "lfw", "B", "--out=C"]) == ["--world", "lfw", "--out=C", "--runs=['A', 'B']"]
-    assert gather_runs(["--dry-run", "A"]) == ["--dry-run", "--runs=['A']"]
-    assert gather_runs(["--help"]) == ["--help"] and gather_runs(["--world"]) == ["--world"]
+@pytest.mark.parametrize(
+    ("argv", "runs"),
+    [
+        (["A", "--world", "lfw", "B", "--out=C"], ["A", "B"]),
+        (["--runs=['A', 'B']"], ["A", "B"]),
+        (["--runs=A", "--world=lfw"], ["A"]),
+        ([], []),
+    ],
+)
+def test_plain_words_are_runs(argv, runs, monkeypatch, capsys):
+    assert run_main(monkeypatch, compare, *argv, "--dry-run") == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == runs
 
 
 # ---- scripts
@@ -427,5 +434,5 @@ def test_a_script_has_help_and_a_dry_run(script, tmp_path):
     text = call("--help")
     assert len(text.splitlines()) <= 45 and max(map(len, text.splitlines())) <= 100
     place = "run" if script == "verify" else "out"  # what it reads, or where it writes
-    assert f"--{place}" in text and place in json.loads(call("--dry-run"))
+    assert f"--{place} " in text and place in json.loads(call("--dry-run"))
     assert not any((tmp_path / name).exists() for name in ("runs", "results", "data"))

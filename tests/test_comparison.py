@@ -1,14 +1,29 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from ganinv.metrics.statistics import bootstrap_interval
-from ganinv.reports import comparison
-from ganinv.reports.comparison import Run, format_command, group_runs
+from ganinv.reports.comparison import BOOTSTRAP_SEED, Run, group_runs, pair_methods, trace_methods, trace_scores
+from ganinv.reports.comparison_figures import draw_bars
+from ganinv.reports.comparison_table import (
+    format_command,
+    format_commands,
+    format_csv,
+    format_differences,
+    format_differences_csv,
+    format_economy,
+    format_table,
+)
+
+
+def squeeze(text: str) -> str:
+    """Returns a Markdown table without what pads its columns."""
+    return re.sub(" +", " ", text)
 
 
 def make_run(name: str, scores: list[float], *, seed: int = 0, absent: dict | None = None, **changes) -> Run:
@@ -37,7 +52,7 @@ def test_seeds_become_one_method_and_users_are_averaged_before_they_are_resample
     entry = method.summary["target_score"]
     # users (0+1)/2, 0 and 0.3: three, not six
     assert entry["mean"] == pytest.approx(0.8 / 3) and entry["n"] == 3
-    expected = bootstrap_interval(torch.tensor([0.5, 0.0, 0.3], dtype=torch.float64), comparison.BOOTSTRAP_SEED)
+    expected = bootstrap_interval(torch.tensor([0.5, 0.0, 0.3], dtype=torch.float64), BOOTSTRAP_SEED)
     assert entry["ci95"] == pytest.approx(list(expected))
 
 
@@ -91,12 +106,12 @@ def test_the_table_says_what_is_absent_and_why(monkeypatch):
         row["lpips"] = 0.5
     absent = {"fid": "few", "lpips": "needs /home/me/.cache/x"}
     methods = group_runs([make_run("a", [0.0, 1.0], absent=absent), with_lpips])
-    text = comparison.format_table(methods)
+    text = squeeze(format_table(methods))
     assert "| method | target_score ↑ | lpips ↓ | users | seeds | seconds a run |" in text
     assert "| latent w | 0.50 [0.00, 1.00] | - | 2 | 1 | 10 |" in text
     assert "| latent z | 0.50 [0.25, 0.75] | 0.50 [0.50, 0.50] | 2 | 1 | 10 |" in text
     assert "- fid: few\n" in text and "- lpips (latent w): needs ~/.cache/x\n" in text
-    rows = list(csv.DictReader(comparison.format_csv(methods).splitlines()))
+    rows = list(csv.DictReader(format_csv(methods).splitlines()))
     assert rows[0]["lpips"] == rows[0]["lpips_low"] == "" and float(rows[1]["lpips"]) == 0.5
     assert float(rows[1]["target_score_high"]) == 0.75 and rows[1]["seeds"] == "1"
 
@@ -107,25 +122,25 @@ def test_scores_are_traced_over_what_they_cost():
         {"step": 5, "seconds": 2.0, "gradient_queries": 8, "identities": {"2": 0.7}},  # the next part: another user
         {"step": 6, "seconds": 2.5, "gradient_queries": 9, "identities": {"2": 0.1}},
     ]
-    points = comparison.trace_scores(rows)
+    points = trace_scores(rows)
     assert [point[:3] for point in points] == [(0, 1.5, 4), (5, 2.0, 8), (6, 2.5, 9)]
     assert [point[3] for point in points] == pytest.approx([0.8 / 3, 1.5 / 3, 0.9 / 3])
-    methods = comparison.group_runs([make_run("a", [1.0]), make_run("b", [1.0], seed=1), make_run("c", [1.0], label="still")])
+    methods = group_runs([make_run("a", [1.0]), make_run("b", [1.0], seed=1), make_run("c", [1.0], label="still")])
     folders = [run.folder for method in methods for run in method.runs]
-    traces = comparison.trace_methods(methods, dict(zip(folders, (rows, rows[:1], []), strict=True)))
+    traces = trace_methods(methods, dict(zip(folders, (rows, rows[:1], []), strict=True)))
     assert {label: list(seeds) for label, seeds in traces.items()} == {methods[0].label: [0, 1]}
-    lines = comparison.format_economy(traces).splitlines()
+    lines = format_economy(traces).splitlines()
     assert lines[0] == "method,seed,step,seconds,gradient_queries,target_score" and len(lines) == 5
     assert lines[4].startswith(f"{methods[0].label},1,0,1.5,4,0.4")
     old = {"step": 0, "identities": {"0": 0.2}}
-    assert comparison.trace_methods(methods, dict(zip(folders, (rows, [old], []), strict=True))) == {}
+    assert trace_methods(methods, dict(zip(folders, (rows, [old], []), strict=True))) == {}
 
 
 def test_one_user_has_no_interval():
     (method,) = group_runs([make_run("a", [0.5])])
     assert method.summary["target_score"] == {"mean": 0.5, "ci95": [None, None], "n": 1}
-    assert "| latent w | 0.50 | 1 |" in comparison.format_table([method])
-    comparison.draw_bars([method])
+    assert "| latent w | 0.50 | 1 |" in squeeze(format_table([method]))
+    draw_bars([method])
 
 
 def test_commands_have_no_path_of_this_machine(monkeypatch, tmp_path):
@@ -136,7 +151,7 @@ def test_commands_have_no_path_of_this_machine(monkeypatch, tmp_path):
     argv = ["scripts/pixel_attack.py", "--world", "lfw", "--target", "/home/me/mine.py:make", "--label=a b"]
     text = "python scripts/pixel_attack.py --world lfw --target /path/to/mine.py:make '--label=a b'"
     assert format_command(argv, "lfw") == text
-    text = comparison.format_commands(group_runs([make_run("a", [0.5]), make_run("b", [0.5], seed=1)]))
+    text = format_commands(group_runs([make_run("a", [0.5]), make_run("b", [0.5], seed=1)]))
     assert "## latent w\n" in text and "python scripts/latent_attack.py --world=toy --seed=1\n" in text
     assert "/home" not in text
 
@@ -155,37 +170,37 @@ def test_differences_are_paired_by_user_after_averaging_seeds():
     other = with_metric("c", [1.0, 0.5, 1.0], space="z")
     third = with_metric("d", [0.5, 0.0, 0.5], space="w_plus")
     methods = group_runs([*base, other, third])
-    first, second = comparison.pair_methods(methods, power=0.25)
+    first, second = pair_methods(methods, power=0.25)
     assert (first.method, first.other, first.metric, first.n) == ("latent z", "latent w", "acc_at_1", 3)
     assert first.mean == pytest.approx(0.5) and first.ci95 == [0.5, 0.5]
     assert (first.p, first.p_holm) == (0.25, 0.5)  # two of eight signs, and two tests
     assert (second.method, second.mean, second.p, second.p_holm) == ("latent w_plus", 0, 1, 1)
     assert first.users == 6  # no spread: as few as the test allows
-    assert [one.mean for one in comparison.pair_methods(methods, "latent z")] == pytest.approx([-0.5, -0.5])
-    assert comparison.pair_methods(methods[:1]) == [] and comparison.format_differences([]) == ""
+    assert [one.mean for one in pair_methods(methods, "latent z")] == pytest.approx([-0.5, -0.5])
+    assert pair_methods(methods[:1]) == [] and format_differences([]) == ""
     with pytest.raises(ValueError, match="expected a method among latent w, latent z, latent w_plus to compare with, got x"):
-        comparison.pair_methods(methods, "x")
+        pair_methods(methods, "x")
 
 
 def test_a_metric_that_one_method_lacks_is_not_tested_and_one_that_a_run_lacks_is_absent():
     methods = group_runs([with_metric("a", [0.0, 1.0]), make_run("b", [0.5, 0.5], space="z")])
-    assert comparison.pair_methods(methods) == []
+    assert pair_methods(methods) == []
     (method,) = group_runs([with_metric("a", [0.0, 1.0]), make_run("b", [0.5, 0.5], seed=1)])
     assert method.absent["acc_at_1"] == "some runs lack it" and method.summary.keys() == {"target_score"}
 
 
 def test_the_table_of_differences_says_what_it_takes_to_read_it():
     methods = group_runs([with_metric("a", [0.0, 0.2]), with_metric("b", [0.5, 0.9], space="z")])
-    text = comparison.format_differences(comparison.pair_methods(methods, power=0.5), 0.5)
+    text = squeeze(format_differences(pair_methods(methods, power=0.5), 0.5))
     assert "Differences to latent w, paired by user" in text
     assert "| latent z | acc_at_1 | 0.60 [0.50, 0.70] | 2 | 0.5 | 0.5 | 6 |" in text
     assert "at least 0.5 with 2 users" in text and "users to see 0.5" in text
-    assert "users to see" not in comparison.format_differences(comparison.pair_methods(methods))
-    (row,) = csv.DictReader(comparison.format_differences_csv(comparison.pair_methods(methods)).splitlines())
+    assert "users to see" not in format_differences(pair_methods(methods))
+    (row,) = csv.DictReader(format_differences_csv(pair_methods(methods)).splitlines())
     assert (row["method"], row["other"], row["users"]) == ("latent z", "latent w", "") and float(row["p_holm"]) == 0.5
 
 
 def test_a_single_user_has_a_difference_and_no_interval_or_power():
     methods = group_runs([with_metric("a", [0.0]), with_metric("b", [0.5], space="z")])
-    (one,) = comparison.pair_methods(methods, power=0.1)
+    (one,) = pair_methods(methods, power=0.1)
     assert (one.mean, one.ci95, one.n, one.p, one.users) == (0.5, [None, None], 1, 1, None)

@@ -20,7 +20,18 @@ import torch
 from ganinv import images
 from ganinv.commands import panel as command
 from ganinv.engine.randomness import seeded
-from ganinv.studies import panel
+from ganinv.studies.panel.answers import ANSWERS_FORMAT, check_answers, check_key
+from ganinv.studies.panel.page import KEY_FORMAT, NOTICES, build_panel, format_page
+from ganinv.studies.panel.score_table import format_score
+from ganinv.studies.panel.scoring import (
+    binomial_tail,
+    chance_tail,
+    cluster_interval,
+    exact_interval,
+    fleiss_kappa,
+    score_panel,
+)
+from ganinv.studies.panel.trials import CAUGHT, SWAPPED, choose_candidates, plan_trials
 from tests.tiny_world import NAME, SIDE, USERS, make_tiny_world, register, run_main, write_people
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,28 +104,28 @@ def make_pictures(methods: int = 2, runs: int = 2, users: int = 5) -> dict:
 def plan(pictures=None, people=range(10), seed=0, held_out=None, **changes):
     held_out = {person: [Path(f"held/{person}.png")] for person in people} if held_out is None else held_out
     options = {"num_pictures": 1, "num_catch": 4, "people": list(people), "rng": random.Random(seed)} | changes
-    return panel.plan_trials(pictures or make_pictures(), ["m1"], held_out, **options)
+    return plan_trials(pictures or make_pictures(), ["m1"], held_out, **options)
 
 
 def test_every_method_user_control_and_catch_trial_is_asked():
     trials, absent = plan()
     asked = Counter((trial.kind, trial.condition) for trial in trials)
     assert not absent and asked == {
-        ("method", "m0"): 5, ("control", "m1"): 5, ("control", panel.SWAPPED): 5, ("catch", panel.CAUGHT): 4
+        ("method", "m0"): 5, ("control", "m1"): 5, ("control", SWAPPED): 5, ("catch", CAUGHT): 4
     }  # fmt: skip
-    for condition in ("m0", "m1", panel.SWAPPED):
+    for condition in ("m0", "m1", SWAPPED):
         assert {trial.user for trial in trials if trial.condition == condition} == set(range(5))
     assert len({trial.user for trial in trials if trial.kind == "catch"}) == 4
     for trial in trials:
         shown = int(trial.file.stem)  # whom the picture was made to show
-        assert (trial.barred, shown == trial.user) == ((shown, False) if trial.condition == panel.SWAPPED else (None, True))
+        assert (trial.barred, shown == trial.user) == ((shown, False) if trial.condition == SWAPPED else (None, True))
 
 
 def test_a_picture_is_asked_once_where_there_are_enough():
     for seed in range(20):
         trials, _ = plan(seed=seed)
         assert len({trial.file for trial in trials}) == len(trials)
-    swapped = [trial for trial in plan(make_pictures(runs=1))[0] if trial.condition == panel.SWAPPED]
+    swapped = [trial for trial in plan(make_pictures(runs=1))[0] if trial.condition == SWAPPED]
     assert len(swapped) == 5 and all(trial.file.parts[0] == "m0-0" for trial in swapped)  # a control's would say nothing
 
 
@@ -126,17 +137,17 @@ def test_pictures_of_a_user_are_of_different_runs():
 
 
 def test_what_cannot_be_asked_is_absent_with_its_reason():
-    assert plan(people=range(5))[1] == {panel.SWAPPED: "needs 2 users and 6 people, got 5 and 5"}
-    assert "got 1 and 10" in plan(make_pictures(users=1))[1][panel.SWAPPED]
-    assert plan(held_out={3: []})[1].keys() == {panel.CAUGHT}
+    assert plan(people=range(5))[1] == {SWAPPED: "needs 2 users and 6 people, got 5 and 5"}
+    assert "got 1 and 10" in plan(make_pictures(users=1))[1][SWAPPED]
+    assert plan(held_out={3: []})[1].keys() == {CAUGHT}
     with pytest.raises(ValueError, match="labels of their own, got .another user"):
-        plan({panel.SWAPPED: make_pictures()["m0"]})
+        plan({SWAPPED: make_pictures()["m0"]})
 
 
 @pytest.mark.parametrize("num_people", [6, 10, 17])
 def test_all_people_are_offered_equally_often(num_people):
     trials, _ = plan(people=range(num_people))
-    candidates = panel.choose_candidates(trials, range(num_people), random.Random(1))
+    candidates = choose_candidates(trials, range(num_people), random.Random(1))
     for trial, five in zip(trials, candidates, strict=True):
         assert len(set(five)) == 5 and list(five) == sorted(five) and trial.user in five and trial.barred not in five
     offered = Counter(person for five in candidates for person in five).values()
@@ -146,7 +157,7 @@ def test_all_people_are_offered_equally_often(num_people):
 def test_too_few_people_are_refused():
     trials, _ = plan()
     with pytest.raises(ValueError, match="at least 6 people to choose from, got 5"):
-        panel.choose_candidates(trials, range(5), random.Random(0))
+        choose_candidates(trials, range(5), random.Random(0))
 
 
 # ---- the page and its key
@@ -155,9 +166,9 @@ def test_too_few_people_are_refused():
 def build(seed: int = 0) -> tuple[dict, dict]:
     rng = random.Random(seed)
     trials, _ = plan(rng=rng)
-    candidates = panel.choose_candidates(trials, range(10), rng)
+    candidates = choose_candidates(trials, range(10), rng)
     references = {person: [f"data:image/png;base64,{person}"] for person in range(10)}
-    return panel.build_panel(trials, candidates, references, lambda file: "data:x", photographs=True, rng=rng)
+    return build_panel(trials, candidates, references, lambda file: "data:x", photographs=True, rng=rng)
 
 
 def test_the_key_knows_each_item_and_the_page_knows_none():
@@ -172,12 +183,12 @@ def test_the_key_knows_each_item_and_the_page_knows_none():
     assert page.keys() == {"panel", "photographs", "notice", "items", "people"}
     kinds = [key["items"][item["id"]]["kind"] for item in page["items"]]
     assert kinds != sorted(kinds) and build(0) == (page, key) and build(1)[0]["panel"] != page["panel"]
-    panel.check_key(key, "key")
+    check_key(key, "key")
 
 
 def test_the_page_loads_nothing_and_runs_its_own_script_only():
     page = build()[0] | {"notice": ["</script><b>", "<!--"]}
-    text = panel.format_page(page)
+    text = format_page(page)
     assert read_page_text(text) == page and "</script><b>" not in text and "@" not in text.partition("<style>")[0]
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)[1]
     assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy
@@ -208,8 +219,8 @@ def test_make_writes_a_blind_page_and_its_key(world, monkeypatch, capsys):
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.html", "a.key.json"]
     assert key["page_sha256"] == hashlib.sha256(text.encode()).hexdigest() and key["absent"] == {}
     asked = Counter(item["condition"] for item in key["items"].values())
-    assert asked == {METHOD: 3, CONTROL: 3, panel.SWAPPED: 3, panel.CAUGHT: 2} and len(key["people"]) == USERS
-    strings = set(re.findall(r'"([^"]*)"', json.dumps(page))) - {page["panel"], *panel.NOTICES[True]}
+    assert asked == {METHOD: 3, CONTROL: 3, SWAPPED: 3, CAUGHT: 2} and len(key["people"]) == USERS
+    strings = set(re.findall(r'"([^"]*)"', json.dumps(page))) - {page["panel"], *NOTICES[True]}
     strings = {word for word in strings if not re.fullmatch("[0-9a-f]{8}|data:image/png;base64,[A-Za-z0-9+/]+=*", word)}
     assert strings == {"panel", "photographs", "notice", "items", "people", "id", "picture"}  # and nothing of what is what
     assert not any(item["condition"] in text or item["file"] in text for item in key["items"].values())
@@ -295,14 +306,14 @@ def make_key(methods: int = 1, users: int = 2, catch: int = 2) -> dict:
     people = list("abcde")
     conditions = [(f"m{n}", "method", users) for n in range(methods)] + [
         ("c", "control", users),
-        (panel.CAUGHT, "catch", catch),
+        (CAUGHT, "catch", catch),
     ]
     items = {
         f"{name}{user}": {"kind": kind, "condition": name, "user": user, "answer": "a", "people": people}
         for name, kind, count in conditions
         for user in range(count)
     }
-    return {"format": panel.KEY_FORMAT, "panel": "p", "items": items}
+    return {"format": KEY_FORMAT, "panel": "p", "items": items}
 
 
 def answer(key: dict, rater: str, wrong=()) -> dict:
@@ -311,11 +322,11 @@ def answer(key: dict, rater: str, wrong=()) -> dict:
         {"item": item, "position": place, "choice": "b" if item.startswith(tuple(wrong)) else "a", "seconds": 1.0 + place}
         for place, item in enumerate(key["items"])
     ]
-    return {"format": panel.ANSWERS_FORMAT, "panel": "p", "rater": rater, "answers": rows}
+    return {"format": ANSWERS_FORMAT, "panel": "p", "rater": rater, "answers": rows}
 
 
 def score(key: dict, *files: dict, threshold: float = 0.8) -> dict:
-    return panel.score_panel(key, [panel.check_answers(file, key, "file") for file in files], threshold)
+    return score_panel(key, [check_answers(file, key, "file") for file in files], threshold)
 
 
 def test_a_score_by_hand():
@@ -340,16 +351,16 @@ def test_a_score_by_hand():
 
 def test_a_rater_who_fails_the_catch_trials_is_listed_apart():
     key = make_key(catch=5)
-    files = [answer(key, "x"), answer(key, "y", ["m", "c", panel.CAUGHT + "0"]), answer(key, "z", ["m", panel.CAUGHT])]
+    files = [answer(key, "x"), answer(key, "y", ["m", "c", CAUGHT + "0"]), answer(key, "z", ["m", CAUGHT])]
     result = score(key, *files)
     assert [(rater["rater"], rater["catch_correct"], rater["flagged"]) for rater in result["raters"]] == [
         ("x", 5, False), ("y", 4, False), ("z", 0, True)
     ]  # fmt: skip
     assert result["rows"][0]["accuracy"] == 0.5 and result["rows_all"][0]["accuracy"] == pytest.approx(1 / 3)
-    text = panel.format_score(result)
+    text = format_score(result)
     assert re.search(r"\| z +\| 0/5 +\| \S+ +\| flagged", text) and "## With the flagged raters" in text
     everybody = score(key, files[2])
-    assert everybody["rows"] == [] and "no rater was right in at least 80%" in panel.format_score(everybody)
+    assert everybody["rows"] == [] and "no rater was right in at least 80%" in format_score(everybody)
     assert [row["accuracy"] for row in everybody["rows_all"]] == [0, 1, 0]
     assert not score(key, files[2], threshold=0)["raters"][0]["flagged"]
 
@@ -362,7 +373,7 @@ def test_one_rater_and_no_catch_trials_are_said():
         "agreement": "needs 2 raters who pass the catch trials, got 1",
     }
     assert result["agreement"] is None and result["rows"][0]["ci95"] == [0, 1]  # of two users, one right
-    assert "Absent: agreement: needs 2 raters" in panel.format_score(result)
+    assert "Absent: agreement: needs 2 raters" in format_score(result)
 
 
 def test_the_strongest_control_is_the_one_compared_with():
@@ -378,55 +389,51 @@ def test_the_strongest_control_is_the_one_compared_with():
 
 @pytest.mark.parametrize("correct, count", [(0, 7), (1, 5), (3, 10), (9, 10), (12, 12), (180, 900)])
 def test_the_exact_interval_ends_where_the_tails_are_a_fortieth(correct, count):
-    low, high = panel.exact_interval(correct, count)
+    low, high = exact_interval(correct, count)
     assert low <= correct / count <= high
-    assert low == 0 if not correct else panel.binomial_tail(correct, count, low) == pytest.approx(0.025, abs=1e-6)
-    assert (
-        high == 1 if correct == count else 1 - panel.binomial_tail(correct + 1, count, high) == pytest.approx(0.025, abs=1e-6)
-    )
+    assert low == 0 if not correct else binomial_tail(correct, count, low) == pytest.approx(0.025, abs=1e-6)
+    assert high == 1 if correct == count else 1 - binomial_tail(correct + 1, count, high) == pytest.approx(0.025, abs=1e-6)
 
 
 def test_binomial_tails_by_hand():
-    assert panel.binomial_tail(2, 2, 0.2) == pytest.approx(0.04)
-    assert panel.binomial_tail(1, 5, 0.2) == pytest.approx(1 - 0.8**5)
-    assert panel.binomial_tail(0, 5, 0.2) == 1 and panel.binomial_tail(1, 5, 0) == 0 and panel.binomial_tail(5, 5, 1) == 1
-    assert panel.binomial_tail(2500, 5000, 0.5) == pytest.approx(0.5056, abs=1e-3)  # no overflow
+    assert binomial_tail(2, 2, 0.2) == pytest.approx(0.04)
+    assert binomial_tail(1, 5, 0.2) == pytest.approx(1 - 0.8**5)
+    assert binomial_tail(0, 5, 0.2) == 1 and binomial_tail(1, 5, 0) == 0 and binomial_tail(5, 5, 1) == 1
+    assert binomial_tail(2500, 5000, 0.5) == pytest.approx(0.5056, abs=1e-3)  # no overflow
 
 
 def test_raters_who_agree_are_one_surprise():
-    assert panel.chance_tail([[10, 0, 0, 0, 0]], 10) == pytest.approx(0.2)  # ten raters, one picture
-    assert panel.chance_tail([[1, 1, 0, 0, 0]], 1) == pytest.approx(0.4) and panel.chance_tail([[1, 1, 0, 0, 0]], 0) == 1
+    assert chance_tail([[10, 0, 0, 0, 0]], 10) == pytest.approx(0.2)  # ten raters, one picture
+    assert chance_tail([[1, 1, 0, 0, 0]], 1) == pytest.approx(0.4) and chance_tail([[1, 1, 0, 0, 0]], 0) == 1
     for correct in range(8):  # one rater: binomial
-        tail = panel.chance_tail([[0, 1, 0, 0, 0]] * 7, correct)
-        assert tail == pytest.approx(panel.binomial_tail(correct, 7, 0.2))
-    assert panel.chance_tail([[3, 1, 0, 0, 0], [2, 2, 0, 0, 0]], 5) == pytest.approx(1 / 5 * 2 / 5)
+        tail = chance_tail([[0, 1, 0, 0, 0]] * 7, correct)
+        assert tail == pytest.approx(binomial_tail(correct, 7, 0.2))
+    assert chance_tail([[3, 1, 0, 0, 0], [2, 2, 0, 0, 0]], 5) == pytest.approx(1 / 5 * 2 / 5)
 
 
 def test_the_interval_counts_clusters_and_not_answers():
     few = torch.tensor([[0.0, 1.0, 0.0, 1.0, 1.0]]).double()
-    assert panel.cluster_interval(few) == pytest.approx(
-        panel.cluster_interval(few.expand(40, -1)), abs=1e-9
-    )  # 40 raters alike
-    low, high = panel.cluster_interval(few.expand(40, -1) * torch.tensor([1.0, 0.5] * 20).double()[:, None])
-    assert high - low > 0.5 and panel.cluster_interval(few.T) == pytest.approx((0.2, 1.0))
-    shift = torch.tensor(panel.cluster_interval(few - 0.2)) - torch.tensor(panel.cluster_interval(few))
+    assert cluster_interval(few) == pytest.approx(cluster_interval(few.expand(40, -1)), abs=1e-9)  # 40 raters alike
+    low, high = cluster_interval(few.expand(40, -1) * torch.tensor([1.0, 0.5] * 20).double()[:, None])
+    assert high - low > 0.5 and cluster_interval(few.T) == pytest.approx((0.2, 1.0))
+    shift = torch.tensor(cluster_interval(few - 0.2)) - torch.tensor(cluster_interval(few))
     assert shift.tolist() == pytest.approx([-0.2, -0.2])
 
 
 def test_fleiss_kappa_by_hand():
     # two raters: both a; a and b
-    observed, kappa = panel.fleiss_kappa(torch.tensor([[2, 0], [1, 1]]))
+    observed, kappa = fleiss_kappa(torch.tensor([[2, 0], [1, 1]]))
     assert observed == 0.5 and kappa == pytest.approx((0.5 - (9 / 16 + 1 / 16)) / (1 - 10 / 16))
-    assert panel.fleiss_kappa(torch.tensor([[2, 0], [1, 1]]), 0.2) == (0.5, pytest.approx(0.375))
+    assert fleiss_kappa(torch.tensor([[2, 0], [1, 1]]), 0.2) == (0.5, pytest.approx(0.375))
     # the worked example of ten subjects, fourteen raters and five categories at Fleiss' kappa in Wikipedia
     rows = "0 0 0 0 14|0 2 6 4 2|0 0 3 5 6|0 3 9 2 0|2 2 8 1 1|7 7 0 0 0|3 2 6 3 0|2 5 3 2 2|6 5 2 1 0|0 2 2 3 7"
     counts = torch.tensor([[int(cell) for cell in row.split()] for row in rows.split("|")])
-    observed, kappa = panel.fleiss_kappa(counts)
+    observed, kappa = fleiss_kappa(counts)
     assert observed == pytest.approx(0.378, abs=5e-4) and kappa == pytest.approx(0.210, abs=5e-4)
-    assert panel.fleiss_kappa(torch.tensor([[3, 0], [3, 0]])) == (1.0, None)  # one category throughout: undefined, not 0 or 1
+    assert fleiss_kappa(torch.tensor([[3, 0], [3, 0]])) == (1.0, None)  # one category throughout: undefined, not 0 or 1
     for counts in ([[1, 0], [0, 1]], [[2, 0], [2, 1]]):
         with pytest.raises(ValueError, match="2 or more raters an item"):
-            panel.fleiss_kappa(torch.tensor(counts))
+            fleiss_kappa(torch.tensor(counts))
 
 
 def write_answers(name: str, content: object) -> str:
@@ -467,7 +474,7 @@ def broken(change) -> dict:
         ([broken(lambda data: data.update(panel="q"))], "got answers to panel q; score them with that panel's key"),
         ([broken(lambda data: data.update(rater=" "))], "got no rater's name"),
         ([broken(lambda data: data.update(answers={"c0": "a"}))], "got no list of answers"),
-        ([broken(lambda data: data["answers"].pop())], f"got no answer to items {panel.CAUGHT}1"),
+        ([broken(lambda data: data["answers"].pop())], f"got no answer to items {CAUGHT}1"),
         (
             [broken(lambda data: data.update(answers=[]))],
             "got no answer to items c0, c1, held-out photo (catch trial)0 and 3 more",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ganinv.commands import panel as command
-from ganinv.studies import panel
+from ganinv.studies.panel.trials import CAUGHT, SWAPPED
 from tests.test_panel import CONTROL, METHOD, made, world  # noqa: F401  fixtures
 from tests.tiny_world import run_main
 
@@ -135,7 +135,7 @@ def test_a_panel_is_answered_by_keyboard_survives_a_reload_and_is_scored(open_pa
     assert run_main(monkeypatch, command, "score", "--key=panel.key.json", "answers.json") == 0
     score = json.loads(Path("panel.score.json").read_text())
     assert {row["condition"]: row["accuracy"] for row in score["rows"]} == {
-        METHOD: 1, CONTROL: 0, panel.SWAPPED: 0, panel.CAUGHT: 1
+        METHOD: 1, CONTROL: 0, SWAPPED: 0, CAUGHT: 1
     }  # fmt: skip
     assert [rater["rater"] for rater in score["raters"]] == ["Ada Test"] and "control: " in capsys.readouterr().out
 

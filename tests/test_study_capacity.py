@@ -19,8 +19,17 @@ from ganinv.judging import measures
 from ganinv.photos import claim_folder
 from ganinv.rendered.factors import MOST_SEED
 from ganinv.rendered.photos import make_photos, name_person
-from ganinv.studies import capacity, capacity_curves
-from ganinv.studies.capacity import ATTACKED, Cell
+from ganinv.studies.capacity import curves, plan, running
+from ganinv.studies.capacity.cells import ATTACKED, AXES, GRIDS, Cell, deal, list_cells, list_points
+from ganinv.studies.capacity.photos import (
+    FIRST_FURTHER,
+    PhotoCache,
+    list_users,
+    measuring_numbers,
+    open_photos,
+    split_numbers,
+    training_numbers,
+)
 from ganinv.training import recognizer as training
 from ganinv.worlds import world as worlds
 from ganinv.worlds.world import render_references
@@ -43,7 +52,7 @@ def tiny(world, tmp_path, monkeypatch):
     (tmp_path / "rendered").symlink_to(world.folder)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(measures, "detect_faces", lambda images: torch.zeros(len(images)))  # seconds a call
-    make_attacks = study_capacity.make_attacks
+    make_attacks = plan.make_attacks
 
     def make_short(config):
         return {
@@ -51,8 +60,9 @@ def tiny(world, tmp_path, monkeypatch):
             for name, attack in make_attacks(config).items()
         }
 
-    monkeypatch.setattr(study_capacity, "make_attacks", make_short)
-    monkeypatch.setattr(capacity, "AXES", {**capacity.AXES, "depth": lambda value: Cell(value, photos=2, users=5)})
+    for module in (plan, running):
+        monkeypatch.setattr(module, "make_attacks", make_short)
+    monkeypatch.setattr("ganinv.studies.capacity.cells.AXES", {**AXES, "depth": lambda value: Cell(value, photos=2, users=5)})
 
 
 def hash_file(path: Path) -> str:
@@ -64,10 +74,10 @@ def hash_file(path: Path) -> str:
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 50])
 def test_parts_share_no_cell_and_leave_none_out(parts):
-    cells = capacity.list_cells(capacity.list_points(capacity.GRIDS["full"]), seeds=2)
+    cells = list_cells(list_points(GRIDS["full"]), seeds=2)
     assert len(cells) == len(set(cells)) and len(cells) == 2 * (4 + 4 + 5 + 5)  # the centre is made once
     cost = {cell: float(index % 5 + 1) for index, cell in enumerate(cells)}.__getitem__
-    heaps = [capacity.deal(cells, f"{number}/{parts}", cost) for number in range(1, parts + 1)]
+    heaps = [deal(cells, f"{number}/{parts}", cost) for number in range(1, parts + 1)]
     assert sorted(map(str, cells)) == sorted(str(cell) for heap in heaps for cell in heap)
     weights = [sum(map(cost, heap)) for heap in heaps]
     assert max(weights) - min(weights) <= 5
@@ -77,35 +87,35 @@ def test_steps_grow_with_the_users_where_that_is_asked_and_the_centre_is_ones_ow
     asked = {"axes": "depth,users", "depth": "linear", "users": "10,100,3000", "steps": 20, "centre": "resnet18-0.25"}
     for steps_per_users, expected in ((0, [20, 20, 20, 20]), (100, [20, 20, 20, 600])):
         config = study_capacity.StudyCapacity(**asked, steps_per_users=steps_per_users)
-        _, cells, _ = study_capacity.build_plan(config)
-        assert [study_capacity.make_training(config, cell).steps for cell in cells] == expected
+        _, cells, _ = plan.build_plan(config)
+        assert [plan.make_training(config, cell).steps for cell in cells] == expected
         assert [cell.architecture for cell in cells] == ["linear", *["resnet18-0.25"] * 3]
     with pytest.raises(ValueError, match="expected steps_per_users of at least 0"):
-        study_capacity.build_plan(study_capacity.StudyCapacity(steps_per_users=-1))
+        plan.build_plan(study_capacity.StudyCapacity(steps_per_users=-1))
     with pytest.raises(ValueError, match="expected a torchvision classifier such as resnet18, linear or mlp, got nonsense"):
-        study_capacity.build_plan(study_capacity.StudyCapacity(axes="depth", centre="nonsense"))
+        plan.build_plan(study_capacity.StudyCapacity(axes="depth", centre="nonsense"))
 
 
 def test_no_photo_that_measures_is_trained_on(world):
-    for person in (*ATTACKED, 99, capacity.FIRST_FURTHER):
+    for person in (*ATTACKED, 99, FIRST_FURTHER):
         for count in (2, 10, 12, 30, 50):
-            chosen = capacity.training_numbers(person, count, PHOTOS)
+            chosen = training_numbers(person, count, PHOTOS)
             assert len(chosen) == len(set(chosen)) == count
-            assert capacity.training_numbers(person, 80, PHOTOS)[:count] == chosen
+            assert training_numbers(person, 80, PHOTOS)[:count] == chosen
             for split in ("references", "test"):
-                assert not set(chosen) & set(capacity.split_numbers(person, split, PHOTOS))
-        assert set(capacity.measuring_numbers(5, PHOTOS)(person)) == set(capacity.split_numbers(person, "test", PHOTOS))
+                assert not set(chosen) & set(split_numbers(person, split, PHOTOS))
+        assert set(measuring_numbers(5, PHOTOS)(person)) == set(split_numbers(person, "test", PHOTOS))
     # the references are those that the world renders, and its folders split
-    references = {f"{name_person(3)}/{number:03d}.png" for number in capacity.split_numbers(3, "references", PHOTOS)}
+    references = {f"{name_person(3)}/{number:03d}.png" for number in split_numbers(3, "references", PHOTOS)}
     assert references == set(render_references(world, [3]).files)
 
 
 def test_users_are_the_first_and_none_is_known_to_a_judge():
     for count in (5, 10, 100, 3000):
-        users = capacity.list_users(count)
+        users = list_users(count)
         assert len(set(users)) == count and tuple(users[:5]) == ATTACKED
         assert all(user < 100 or 100_000 <= user < MOST_SEED for user in users)  # 1000 to 99 999 are the public
-    assert capacity.list_users(3000)[:10] == capacity.list_users(10)
+    assert list_users(3000)[:10] == list_users(10)
 
 
 def test_stored_photos_are_taken_and_others_rendered_once(tmp_path, monkeypatch):
@@ -114,15 +124,15 @@ def test_stored_photos_are_taken_and_others_rendered_once(tmp_path, monkeypatch)
     claim_folder(stored, {"shift": 0.0, "resolution": 64})
     (stored / "private" / "000000").mkdir(parents=True)
     images.save(-photos.images(0), stored / "private" / "000000" / "004.png")  # told apart from what would be rendered
-    cache = capacity.PhotoCache(tmp_path / "cache", capacity.open_photos(stored, 64), 64)
-    got = cache.load([0, capacity.FIRST_FURTHER], lambda person: [4, 5])
+    cache = PhotoCache(tmp_path / "cache", open_photos(stored, 64), 64)
+    got = cache.load([0, FIRST_FURTHER], lambda person: [4, 5])
     assert got.person.tolist() == [0, 0, 1, 1] and got.files[0] == "000000/004.png"
     assert (got.pixels[0].int() - (255 - photos.pixels[0].int())).abs().max() <= 1
-    assert torch.equal(got.pixels[2], make_photos([capacity.FIRST_FURTHER], [4]).pixels[0])
-    monkeypatch.setattr(capacity, "make_photos", lambda *args, **options: pytest.fail("rendered again"))
-    assert torch.equal(cache.load([0, capacity.FIRST_FURTHER], lambda person: [4, 5]).pixels, got.pixels)
+    assert torch.equal(got.pixels[2], make_photos([FIRST_FURTHER], [4]).pixels[0])
+    monkeypatch.setattr("ganinv.studies.capacity.photos.make_photos", lambda *args, **options: pytest.fail("rendered again"))
+    assert torch.equal(cache.load([0, FIRST_FURTHER], lambda person: [4, 5]).pixels, got.pixels)
     with pytest.raises(ValueError, match="expected photos of 96 px of people without a shift"):
-        capacity.open_photos(stored, 96)
+        open_photos(stored, 96)
 
 
 # ---- the command
@@ -136,9 +146,7 @@ def test_a_study_is_written_and_what_is_finished_is_never_made_again(tiny, monke
     assert "Not finished" not in Path("out/table.md").read_text()
     rows = list(csv.DictReader(Path("out/table.csv").read_text().splitlines()))
     assert [(row["value"], row["method"]) for row in rows] == [
-        (architecture, method)
-        for architecture in ("linear", "mlp")
-        for method in ("latent", study_capacity.CONTROL, "gray-box")
+        (architecture, method) for architecture in ("linear", "mlp") for method in ("latent", plan.CONTROL, "gray-box")
     ]
     assert {row["users"] for row in rows} == {"5"} and {row["n"] for row in rows} == {"5"}
     assert all(float(row["factor_recovery"]) <= 1 and row["acc_at_1_low"] for row in rows)
@@ -151,7 +159,7 @@ def test_a_study_is_written_and_what_is_finished_is_never_made_again(tiny, monke
         assert [row["identity"] for row in record["methods"]["latent"]["per_identity"]] == list(ATTACKED)
 
     before, table = {file: file.read_bytes() for file in records}, Path("out/table.md").read_text()
-    monkeypatch.setattr(study_capacity, "make_cell", lambda *args: pytest.fail("made again"))
+    monkeypatch.setattr(running, "make_cell", lambda *args: pytest.fail("made again"))
     assert run_main(monkeypatch, study_capacity, *TINY) == 0
     assert {file: file.read_bytes() for file in records} == before and Path("out/table.md").read_text() == table
     records[0].unlink()
@@ -164,8 +172,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(tiny, monkeypatch):
     assert run_main(monkeypatch, study_capacity, *flags, "--work=whole") == 0
     assert json.loads(next(Path("whole/cells").glob("*.json")).read_text())["methods"].keys() == {"gray-box"}
     monkeypatch.setattr(worlds, "load_assets", lambda *args, **options: SimpleNamespace(weight_files=dict))
-    monkeypatch.setattr(study_capacity, "attack_target", lambda *args: {})
-    make_training, save_state = study_capacity.make_training, training.save_state
+    monkeypatch.setattr(running, "attack_target", lambda *args: {})
+    make_training, save_state = plan.make_training, training.save_state
     saved = []
 
     def save_and_die(path, state):
@@ -173,9 +181,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tiny, monkeypatch):
         saved.append(state["step"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        study_capacity, "make_training", lambda *args: dataclasses.replace(make_training(*args), save_every_s=0.0)
-    )
+    monkeypatch.setattr(running, "make_training", lambda *args: dataclasses.replace(make_training(*args), save_every_s=0.0))
     monkeypatch.setattr(training, "save_state", save_and_die)
     for _ in range(3):
         assert run_main(monkeypatch, study_capacity, *flags) == 130
@@ -192,14 +198,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(tiny, monkeypatch):
 
 
 def test_another_process_at_a_cell_is_left_alone(tiny, monkeypatch, capsys):
-    monkeypatch.setattr(study_capacity, "make_cell", lambda *args: pytest.fail("made twice"))
+    monkeypatch.setattr(running, "make_cell", lambda *args: pytest.fail("made twice"))
     flags = (*TINY, "--depth=linear")
     assert run_main(monkeypatch, study_capacity, *flags, "--dry-run") == 0
     assert list(json.loads(capsys.readouterr().out)["cells"]) == ["linear-p2-u5-s0"] and not Path("work").exists()
     config = study_capacity.StudyCapacity(
         world="rendered", axes="depth", depth="linear", steps=3, batch=8, public=10, work=Path("work")
     )
-    target = study_capacity.Places.of(config, Cell("linear", photos=2, users=5), {}).target
+    target = plan.Places.of(config, Cell("linear", photos=2, users=5), {}).target
     target.parent.mkdir(parents=True)
     with FileLock(f"{target}.lock"):
         assert run_main(monkeypatch, study_capacity, *flags) == 0
@@ -245,13 +251,13 @@ def test_users_are_averaged_over_seeds_and_then_summarized():
         methods = {"latent": {"per_identity": users, "control": False}}
         return {"parameters": 7, "top1": {"value": scores[0]}, "methods": methods}
 
-    points = capacity.list_points({"users": ("10", "30")})
+    points = list_points({"users": ("10", "30")})
     finished = {Cell(users=10, seed=0): record([1.0, 0.0]), Cell(users=10, seed=1): record([0.0, 0.0])}
-    rows, missing = capacity_curves.gather(points, 2, finished)
+    rows, missing = curves.gather(points, 2, finished)
     assert missing == [Cell(users=30, seed=0), Cell(users=30, seed=1)]
     (row,) = rows
     assert row.top1 == 0.5 and row.summary.keys() == {"acc_at_1"}
     assert row.summary["acc_at_1"] == {"mean": 0.25, "ci95": [0.0, 0.5], "n": 2}
-    assert "| 0.25 [0.00, 0.50] |" in capacity_curves.format_table(rows, missing, "python x", {})
-    low, high = capacity_curves.draw_curves(rows).axes[list(capacity.AXES).index("users")].get_xlim()
+    assert "| 0.25 [0.00, 0.50] |" in curves.format_table(rows, missing, "python x", {})
+    low, high = curves.draw_curves(rows).axes[list(AXES).index("users")].get_xlim()
     assert low == pytest.approx(10 / 1.3) and high == pytest.approx(13)  # a single point has room of its own

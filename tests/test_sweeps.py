@@ -18,7 +18,9 @@ import yaml
 from ganinv.cli import flatten
 from ganinv.commands import latent_attack, pixel_attack, train_gan
 from ganinv.reports.report_file import read_report
-from ganinv.studies import sweeps
+from ganinv.studies.sweeps.results import read_metric, read_scores
+from ganinv.studies.sweeps.search import Search, running_key
+from ganinv.studies.sweeps.sweep_file import expand_command, find_warnings, read_sweep
 from ganinv.worlds import world
 from tests.tiny_world import BRIEF, make_tiny_world, register, run_main
 
@@ -126,9 +128,9 @@ def test_a_trial_is_never_compared_on_its_way_by_transforms_of_its_own():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_run_sweep_reads_it_without_a_warning(name):
-    sweep = sweeps.read_sweep(ROOT / "scripts" / "sweeps" / f"{name}.yaml")
-    assert sweeps.find_warnings(sweep, {}) == []
-    search = sweeps.Search(sweep, seed=0)
+    sweep = read_sweep(ROOT / "scripts" / "sweeps" / f"{name}.yaml")
+    assert find_warnings(sweep, {}) == []
+    search = Search(sweep, seed=0)
     values = search.start(1)
     assert values.keys() == sweep.varied.keys()
 
@@ -138,12 +140,12 @@ def test_run_sweep_writes_and_draws_as_wandb_does(name):
     """Against wandb 0.31's own code: the agent's words, and the distributions of its optuna scheduler."""
     agent = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
     scheduler = pytest.importorskip("wandb.sdk.sweeps.scheduler.optuna")
-    sweep = sweeps.read_sweep(ROOT / "scripts" / "sweeps" / f"{name}.yaml")
+    sweep = read_sweep(ROOT / "scripts" / "sweeps" / f"{name}.yaml")
     values = draw(sweep.parameters, random.Random(0))
     theirs = agent.create_sweep_command_args({"args": {option: {"value": value} for option, value in values.items()}})
-    assert sweeps.expand_command(sweep, "p.py", values, [])[3:] == theirs["args"]
+    assert expand_command(sweep, "p.py", values, [])[3:] == theirs["args"]
     ranges = {option: one for option, one in sweep.varied.items() if "min" in one}
-    ours = sweeps.Search(sweep, seed=0).distributions
+    ours = Search(sweep, seed=0).distributions
     assert {option: ours[option] for option in ranges} == scheduler.search_space_from_sweep_config(ranges)
 
 
@@ -189,5 +191,5 @@ def test_a_draw_attacks_for_real(name, monkeypatch, tmp_path):
             found = found[part]
         assert found == values[option], option
     metric = sweep["metric"]["name"]
-    assert sweeps.read_metric(Path("run"), metric) == report["summary"][metric.removeprefix("final/")]["mean"]
-    assert len(sweeps.read_scores(Path("run"), sweeps.running_key(metric))) == 3  # what early termination reads
+    assert read_metric(Path("run"), metric) == report["summary"][metric.removeprefix("final/")]["mean"]
+    assert len(read_scores(Path("run"), running_key(metric))) == 3  # what early termination reads

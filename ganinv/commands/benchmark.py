@@ -41,7 +41,7 @@ class Benchmark:
 
 def run(config: Benchmark) -> None:
     """Measures in processes of their own, prints the table, and writes it."""
-    from ganinv.engine.files import clear_errors
+    from ganinv.engine.files import clear_errors, write_atomically
     from ganinv.studies.benchmark.table import format_profiles, format_table
 
     chosen = choose_measures(config)
@@ -70,9 +70,7 @@ def run(config: Benchmark) -> None:
         print(format_profiles(found["profiles"]))
     with clear_errors(out, ValueError):
         for name, text in (("benchmark.json", json.dumps(found, indent=2) + "\n"), ("table.md", format_table(found))):
-            temporary = out / f"{name}.tmp"
-            temporary.write_text(text)
-            os.replace(temporary, out / name)
+            write_atomically(out / name, text)
 
 
 def choose_measures(config: Benchmark) -> list[str]:
@@ -88,7 +86,7 @@ def measure(request: dict, chosen: list[str], config: Benchmark, found: dict) ->
     """Adds to `found` what the processes find."""
     from tqdm import tqdm
 
-    from ganinv.studies.benchmark.measures import MEMORY
+    from ganinv.studies.benchmark.growth import MEMORY
 
     scale = max(0.0, config.minutes * 60 - FIXED) / (sum(SHARES.values()) + CHEAP_SHARE)
     shares = {name: SHARES[name] * scale for name in chosen if name in SHARES}

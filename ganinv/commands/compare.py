@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+
+from tyro.conf import Positional
 
 from ganinv import cli
 
@@ -17,152 +13,20 @@ from ganinv import cli
 class Compare:
     """Compare runs: compare.py [RUN ...] writes a table and figures."""
 
-    runs: tuple[str, ...] = ()  # run folders, or folders of them; []: all below <out>/runs
+    runs: Positional[tuple[str, ...]] = ()  # run folders, or folders of them; []: all below <out>/runs
     world: str = ""  # of the runs; "": that of the first
     out: str = ""  # folder for table.md, table.csv, ...; "": results/<world>
     against: str = ""  # label of the method that the others are tested against; "": the first
-    power: float = 0.0  # a difference of a metric: tell how many users it takes to see it; 0: do not
+    power: float = 0.0  # a difference of a metric: say how many users it takes to see it; 0: not
 
 
 def run(config: Compare) -> None:
     """Reads, groups and writes. Raises: ValueError when runs are missing, broken or cannot be compared."""
-    from ganinv.engine.files import clear_errors
-    from ganinv.reports import comparison
-    from ganinv.reports.page import read_steps
+    from ganinv.studies.run_comparison import compare_runs
 
-    if not (config.runs or config.world or config.out):
-        raise ValueError("expected run folders, --world or --out, got none; try compare.py RUN RUN")
-    places = config.runs or [str(Path(config.out or f"results/{Path(config.world).name}") / "runs")]
-    runs = [read_run(folder) for folder in find_runs(places)]
-    world = config.world or runs[0].report["world"]
-    out = Path(config.out or f"results/{Path(world).name}")
-    for one in runs:
-        if one.report["world"] != world:
-            raise ValueError(f"expected runs of the world {world}, got {one.folder} of {one.report['world']}; see --world")
-    methods = comparison.group_runs(runs)
-    users = methods[0].runs[0].report["identities"]
-    pictures = [[read_picture(method.runs[0].folder, user) for user in users] for method in methods]
-    labels = [method.label for method in methods]
-    if (photos := show_users(world, users)) is not None:
-        labels, pictures = ["a photo of the user", *labels], [photos, *pictures]
-    differences = comparison.pair_methods(methods, config.against, config.power)
-    told = comparison.format_differences(differences, config.power)
-    contents = {
-        "table.md": (comparison.format_table(methods) + told).encode(),
-        "table.csv": comparison.format_csv(methods).encode(),
-        "differences.csv": comparison.format_differences_csv(differences).encode(),
-        "commands.md": comparison.format_commands(methods).encode(),
-        "comparison.png": encode_png(comparison.draw_bars(methods)),
-        "reconstructions.png": encode_png(comparison.draw_reconstructions(labels, users, pictures)),
-    }
-    traces = comparison.trace_methods(methods, {run.folder: read_steps(run.folder) for run in runs})
-    if traces:
-        contents |= {
-            "economy.csv": comparison.format_economy(traces).encode(),
-            "economy.png": encode_png(comparison.draw_economy(traces)),
-        }
-    with clear_errors(out, ValueError):
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            temporary = out / f"{name}.tmp"
-            temporary.write_bytes(content)
-            os.replace(temporary, out / name)
-    if config.power:
-        print(told)
-    print(f"{out}: {len(methods)} methods, {len(runs)} runs; {', '.join(contents)}")
-
-
-def find_runs(places: Iterable[str]) -> list[Path]:
-    """Returns the run folders that places are, or hold at any depth, each once; unfinished ones are named and left.
-
-    Raises: ValueError when a place is missing or has no finished run.
-    """
-    found: dict[Path, Path] = {}
-    for place in map(Path, places):
-        inside = sorted({file.parent for name in ("config.json", "report.json") for file in place.rglob(name)})
-        finished = [folder for folder in inside if (folder / "report.json").is_file()]
-        if not finished:
-            what = "nothing of that name" if not place.exists() else "none that has a report.json"
-            raise ValueError(f"expected a finished run, or a folder of them, at {place}, got {what}")
-        for folder in inside:
-            if folder in finished:
-                found.setdefault(folder.resolve(), folder)
-            else:
-                print(f"{folder}: not finished, left out", file=sys.stderr)
-    return list(found.values())
-
-
-def read_run(folder: Path):
-    """Returns a comparison.Run. Raises: ValueError when one of its three JSON files is missing or broken."""
-    from ganinv.reports.comparison import Run
-    from ganinv.reports.report_file import read_report
-
-    report = read_report(folder)
-    return Run(folder, report, *(read_object(folder / name) for name in ("config.json", "provenance.json")))
-
-
-def read_object(file: Path) -> dict:
-    """Returns the object of a JSON file. Raises: ValueError naming the file."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"expected a JSON object in {file}, got {error}; run again or leave the run out") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object in {file}, got a {type(value).__name__}; leave the run out")
-    return value
-
-
-def read_picture(folder: Path, user: int):
-    """Returns the best reconstruction of a user, uint8 [R,R,3]. Raises: ValueError when it is missing or broken."""
-    import numpy as np
-    from PIL import Image
-
-    file = folder / "images" / f"{user}_0.png"
-    try:
-        with Image.open(file) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"expected the reconstruction {file}, got {error}; leave the run out") from error
-
-
-def show_users(world: str, users: list[int]) -> list | None:
-    """Returns a reference photo of each user, uint8 [R,R,3], in a world where nobody is real; None in any other."""
-    from ganinv.worlds.world import find_world, render_references
-
-    try:
-        found = find_world(world)
-    except ValueError:  # the runs may come from a machine with other worlds
-        return None
-    if not found.shows_references:
-        return None
-    photos = render_references(found, users)
-    return [photos.pixels[photos.person == user][0].permute(1, 2, 0).numpy() for user in users]
-
-
-def encode_png(figure) -> bytes:
-    """Returns a matplotlib figure as PNG; the same figure gives the same bytes."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
-    return file.getvalue()
-
-
-def gather_runs(argv: list[str], option: str = "--runs") -> list[str]:
-    """Returns argv with its plain words as one --runs=[...]: `A B --world lfw` is `--world lfw --runs=['A', 'B']`.
-
-    Every option but --dry-run and the --helps takes a value, so a word behind one without "=" is its value.
-    """
-    runs, rest = [], []
-    words = iter(argv)
-    for word in words:
-        if not word.startswith("-"):
-            runs.append(word)
-            continue
-        rest.append(word)
-        if "=" not in word and word.replace("_", "-") not in ("-h", "-H", "--help", "--help-verbose", "--dry-run"):
-            rest += [value for value in [next(words, None)] if value is not None]
-    return [*rest, f"{option}={runs}"] if runs else rest
+    compare_runs(config)
 
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(Compare, run, gather_runs(sys.argv[1:]))
+    cli.main(Compare, run)

@@ -1,33 +1,19 @@
-"""Run a sweep's YAML on this machine: trials as processes of their own, pruned, compared and gone on with."""
+"""Run a sweep's YAML on this machine, without an account."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
-import os
-import shlex
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+
+from tyro.conf import Positional
 
 from ganinv import cli
-from ganinv.studies.sweeps import OURS, Search, Sweep, Trial
-
-POLL_S = 0.2  # between two looks at the processes
-GRACE_S = 10.0  # that a process has to end after SIGTERM, before SIGKILL
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSweep:
     """Run a Weights & Biases sweep without an account: run_sweep.py FILE --count=20."""
 
-    file: str = ""  # the sweep's YAML; may stand first, without its name
+    file: Positional[str] = ""  # the sweep's YAML
     count: int = 0  # trials in all, the defaults apart; 0: 20, or the whole grid
     jobs: int = 1  # trials at a time, which share the CPU's cores
     out: str = ""  # folder of trials, trials.jsonl, trials.csv, parallel.png; "": runs/sweep-<file>
@@ -36,321 +22,20 @@ class RunSweep:
     seed: int = 0  # of the draws
 
 
-@dataclass
-class Child:
-    """A trial's process."""
+def plan(config: RunSweep) -> dict:
+    """Returns what --dry-run says beside the configuration: the sweep that the file holds."""
+    from ganinv.studies.sweeps.running import describe_sweep
 
-    trial: Trial
-    process: subprocess.Popen
-    began: float = field(default_factory=time.monotonic)
-    pruned: bool = False
-    stopped: float | None = None  # when it was asked to end
-
-    def stop(self) -> None:
-        """Asks the process to end, and makes it when GRACE_S have passed since it was asked first."""
-        if self.stopped is None:
-            self.stopped = time.monotonic()
-            send(self.process, signal.SIGTERM)
-        elif time.monotonic() - self.stopped > GRACE_S:
-            send(self.process, signal.SIGKILL)
+    return describe_sweep(config) if config.file else {}
 
 
-def run(config: RunSweep) -> list[Trial]:
-    """Returns the trials, best first, after running what is missing and writing the tables and the picture.
+def run(config: RunSweep) -> list:
+    """Returns the trials, best first, after running what is missing and writing the tables and the picture."""
+    from ganinv.studies.sweeps.running import run_sweep
 
-    A second call with the same out goes on: trials that ended are not run again, those that were cut off are.
-    Raises: ValueError for a sweep that cannot be run, or an out of another one; FaultError when no trial completes.
-    """
-    from tqdm import tqdm
-
-    from ganinv.interfaces import FaultError
-    from ganinv.studies import sweeps
-
-    if not config.file:
-        raise ValueError("expected a sweep's YAML first, such as scripts/sweeps/latent_attack.yaml, got none")
-    sweep = sweeps.read_sweep(config.file)
-    program = find_program(sweep.program, Path(config.file))
-    extra = read_extra(config.extra)
-    if config.count < 0 or config.jobs < 1:
-        raise ValueError(f"expected count of at least 0 and jobs of at least 1, got {config.count} and {config.jobs}")
-    for line in sweeps.find_warnings(sweep, extra):
-        print(f"warning: {line}", file=sys.stderr)
-    search = Search(sweep, config.seed)
-    out = Path(config.out or f"runs/sweep-{Path(config.file).stem}")
-    open_folder(out, config)
-    runner = Runner(sweep, search, program, extra, out)
-    runner.recall()
-    count = min(config.count or len(search.points) or 20, len(search.points) or sys.maxsize)
-    numbers = range(0 if config.defaults else 1, count + 1)
-    todo = [number for number in numbers if number not in runner.ended]
-    with (
-        sigterm_as_interrupt(),
-        contextlib.closing(runner.run(todo, config.jobs)) as ends,  # closed: no process may outlive an interruption
-        tqdm(total=len(numbers), initial=len(numbers) - len(todo), desc=Path(config.file).stem) as bar,
-    ):
-        for trial in ends:
-            bar.update()
-            bar.set_postfix_str(f"trial {trial.number} {trial.state}")
-            if trial.state == "failed":
-                bar.write(f"trial {trial.number} failed: {trial.line}", file=sys.stderr)
-    trials = sweeps.rank_trials(runner.ended.values(), sweep.maximize)
-    write_results(out, trials, sweep)
-    if not any(trial.state == "complete" for trial in trials):
-        raise FaultError(f"no trial is complete; the last line of trial {trials[-1].number}: {trials[-1].line}")
-    return trials
-
-
-class Runner:
-    """Runs trials and keeps the account of them in out/trials.jsonl: a line when one starts and one when it ends."""
-
-    def __init__(self, sweep: Sweep, search: Search, program: Path, extra: dict[str, str], out: Path):
-        self.sweep, self.search, self.program, self.extra, self.out = sweep, search, program, extra, out
-        self.ended: dict[int, Trial] = {}
-        self.cut_off: dict[int, Trial] = {}
-
-    def folder(self, number: int) -> Path:
-        return self.out / f"trial-{number:03d}"
-
-    def recall(self) -> None:
-        """Reads what an earlier call did. Raises: ValueError when one of its trials is still running."""
-        records: dict[int, Trial] = {}
-        with contextlib.suppress(FileNotFoundError):
-            for line in (self.out / "trials.jsonl").read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError, TypeError):  # a line that was cut off while it was written
-                    trial = Trial(**json.loads(line))
-                    records[trial.number] = trial
-        for trial in records.values():
-            if trial.state == "running" and runs_still(trial.pid, self.folder(trial.number)):
-                raise ValueError(f"expected a sweep at rest in {self.out}, got trial {trial.number} running as {trial.pid}")
-        for trial in records.values():
-            if trial.state != "running":
-                self.remember(trial)
-                continue
-            self.cut_off[trial.number] = trial
-            if (self.folder(trial.number) / "report.json").is_file():  # its process outlived the sweep's
-                with contextlib.suppress(ValueError):
-                    self.conclude(trial, 0, trial.seconds)
-
-    def remember(self, trial: Trial) -> None:
-        """Tells the search of a trial that ended earlier."""
-        self.ended[trial.number] = trial
-        try:
-            self.search.start(trial.number, trial.values)
-        except (ValueError, KeyError):  # the defaults may lie outside the sweep
-            return
-        self.tell(trial)
-
-    def tell(self, trial: Trial) -> None:
-        """Tells the search how a trial that it started went."""
-        self.search.feed(trial.number, self.read_scores(trial.number), ended=True)
-        self.search.end(trial.number, trial.state, trial.metric)
-
-    def read_scores(self, number: int) -> list[float]:
-        from ganinv.studies.sweeps import read_scores, running_key
-
-        return read_scores(self.folder(number), running_key(self.sweep.metric))
-
-    def run(self, todo: list[int], jobs: int) -> Iterator[Trial]:
-        """Yields the trials of these numbers as they end, `jobs` at a time; on any error ends those that run."""
-        waiting, children = list(todo), []
-        try:
-            while waiting or children:
-                while waiting and len(children) < jobs:
-                    children.append(self.start(waiting.pop(0), jobs))
-                time.sleep(POLL_S)
-                for child in list(children):
-                    number = child.trial.number
-                    if number and not child.pruned and self.sweep.early_terminate:
-                        child.pruned = self.search.feed(number, self.read_scores(number))
-                    if child.process.poll() is not None:
-                        children.remove(child)
-                        yield self.finish(child)
-                    elif child.pruned:
-                        child.stop()
-        finally:
-            while any(child.process.poll() is None for child in children):
-                for child in children:
-                    child.stop()
-                time.sleep(POLL_S)
-
-    def start(self, number: int, jobs: int) -> Child:
-        """Starts a trial; what a cut-off one of its number left is removed."""
-        from ganinv.studies.sweeps import expand_command
-
-        folder = self.folder(number)
-        if number in self.cut_off:
-            values = self.cut_off[number].values
-            shutil.rmtree(folder, ignore_errors=True)
-            if number:
-                self.search.start(number, values)
-        else:
-            values = self.search.start(number) if number else {}
-        known = self.sweep.constant | values
-        given = {name: known[name] for name in self.sweep.parameters if name in known.keys() - self.extra.keys() - set(OURS)}
-        extra = [*(f"--{name}={value}" for name, value in self.extra.items()), f"--out={folder}", "--wandb=disabled"]
-        command = expand_command(self.sweep, self.program, given, extra)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = {"OMP_NUM_THREADS": str(max(1, cores // jobs))}
-        with open(self.log(number), "wb") as log:
-            # a session of its own: Ctrl-C reaches this process alone, which then ends them all
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=threads | os.environ
-            )
-        trial = Trial(number, "running", values, pid=process.pid)
-        self.append(trial)
-        return Child(trial, process)
-
-    def log(self, number: int) -> Path:
-        return self.out / f"trial-{number:03d}.log"
-
-    def finish(self, child: Child) -> Trial:
-        """Returns a trial whose process has ended, after telling the search and the account of it."""
-        seconds = time.monotonic() - child.began
-        try:
-            return self.conclude(child.trial, child.process.returncode, seconds)
-        except ValueError as error:
-            state = "pruned" if child.pruned else "failed"
-            line = self.describe_lag(child.trial.number) if child.pruned else cli.one_line(error)
-            return self.record(dataclasses.replace(child.trial, state=state, seconds=seconds, line=line, pid=0))
-
-    def describe_lag(self, number: int) -> str:
-        """Returns where a pruned trial stood, and where the defaults stood then, if they had come so far."""
-        scores = self.read_scores(number)
-        if not scores:
-            return ""
-        defaults = self.read_scores(0)[: len(scores)]
-        beside = f", defaults {defaults[-1]:.4f}" if len(defaults) == len(scores) else ""
-        return f"{scores[-1]:.4f} after {len(scores)}{beside}"
-
-    def conclude(self, trial: Trial, code: int, seconds: float) -> Trial:
-        """Returns the complete trial. Raises: ValueError with its last line when it failed, or has no metric."""
-        from ganinv.studies.sweeps import read_defaults, read_metric
-
-        if code != 0:
-            raise ValueError(read_last_line(self.log(trial.number)) or f"exit code {code}")
-        metric = read_metric(self.folder(trial.number), self.sweep.metric)
-        values = trial.values if trial.number else read_defaults(self.folder(0), list(self.sweep.varied))
-        return self.record(dataclasses.replace(trial, state="complete", values=values, metric=metric, seconds=seconds, pid=0))
-
-    def record(self, trial: Trial) -> Trial:
-        """Returns a trial that ended, after telling the account and the search."""
-        self.append(trial)
-        if trial.number in self.search.trials:
-            self.ended[trial.number] = trial
-            self.tell(trial)
-        else:  # the defaults, and what ended while nobody looked
-            self.remember(trial)
-        return trial
-
-    def append(self, trial: Trial) -> None:
-        from ganinv.engine.files import clear_errors
-
-        with clear_errors(self.out), open(self.out / "trials.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(trial)) + "\n")
-
-
-def find_program(program: str, file: Path) -> Path:
-    """Returns a sweep's program: below the working folder, else below a folder that its YAML is in.
-
-    Raises: ValueError when it is in neither.
-    """
-    for place in (Path(), *file.resolve().parents):
-        if (place / program).is_file():
-            return place / program
-    raise ValueError(f"expected the program {program} below the working folder or above {file}, got none")
-
-
-def read_extra(text: str) -> dict[str, str]:
-    """Returns option -> text of "--a=1 --b=2". Raises: ValueError for anything else, and for what a sweep sets itself."""
-    options = {}
-    for word in shlex.split(text):
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or not equals or name in OURS:
-            raise ValueError(f"expected extra options such as --steps=50, none of them --out or --wandb, got {word}")
-        options[name.replace("-", "_")] = value  # as the sweep's files spell them
-    return options
-
-
-def open_folder(out: Path, config: RunSweep) -> None:
-    """Makes the sweep's folder, which keeps its YAML, extra options and seed.
-
-    Raises: ValueError when the folder holds a sweep of others, or cannot be made.
-    """
-    from ganinv.engine.files import clear_errors
-
-    kept = {
-        "sweep.yaml": Path(config.file).read_text(encoding="utf-8"),
-        "sweep.json": json.dumps({"extra": config.extra, "seed": config.seed}) + "\n",
-    }
-    with clear_errors(out, ValueError):
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in kept.items():
-            if not (out / name).exists():
-                (out / name).write_text(text, encoding="utf-8")
-            elif (out / name).read_text(encoding="utf-8") != text:
-                raise ValueError(f"expected the sweep that {out} holds, got another {name}; choose another --out")
-
-
-def write_results(out: Path, trials: list[Trial], sweep: Sweep) -> None:
-    """Writes trials.csv, table.md and parallel.png, and prints the table."""
-    from ganinv.commands.compare import encode_png
-    from ganinv.studies import sweeps
-
-    table = sweeps.format_markdown(trials, sweep)
-    contents = {
-        "trials.csv": sweeps.format_csv(trials, sweep).encode(),
-        "table.md": f"{table}\n".encode(),
-        "parallel.png": encode_png(sweeps.draw_parallel(trials, sweep)),
-    }
-    for name, content in contents.items():
-        (out / f"{name}.tmp").write_bytes(content)
-        os.replace(out / f"{name}.tmp", out / name)
-    print(f"{table}\n{out}/trials.csv {out}/parallel.png", flush=True)
-
-
-def read_last_line(file: Path) -> str:
-    """Returns the last line that a process wrote, "" where it wrote none; a progress bar's rewrites are lines too."""
-    lines = file.read_bytes()[-8192:].decode(errors="replace").replace("\r", "\n").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def runs_still(pid: int, folder: Path) -> bool:
-    """Says whether a process is alive and its command names this folder, which tells it from a later one of its number."""
-    try:
-        return f"--out={folder}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:  # it has ended, or this system has no /proc
-        return False
-
-
-def send(process: subprocess.Popen, number: int) -> None:
-    """Sends a signal to a trial's process and all that it started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
-
-
-@contextlib.contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Lets SIGTERM end a sweep as Ctrl-C does: with its processes."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def name_file(argv: list[str]) -> list[str]:
-    """Returns argv with a first plain word as --file: `FILE --count=3` is `--file=FILE --count=3`."""
-    return [f"--file={argv[0]}", *argv[1:]] if argv and not argv[0].startswith("-") else argv
+    return run_sweep(config)
 
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(RunSweep, run, name_file(sys.argv[1:]))
+    cli.main(RunSweep, run, plan=plan)

@@ -1,28 +1,18 @@
-"""Runs side by side: which belong to one method, what each method reached, and that as a table and as figures."""
+"""Runs side by side: which belong to one method, what each method reached, and by how much methods differ."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-import shlex
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 
 from ganinv.metrics.catalogue import CATALOGUE
 from ganinv.metrics.statistics import holm, sign_flip_p, summarize, users_needed
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 METRICS = {name: metric.direction for name, metric in CATALOGUE.items() if metric.compared}  # which direction is better
 TESTED = tuple(name for name, metric in CATALOGUE.items() if metric.tested)
-ARROWS = {"higher": "↑", "lower": "↓"}
 # what may differ between runs of one method: it changes no reconstruction, or is the seed itself, or is compared apart
 PASSED_OVER = (
     *("seed", "out", "wandb", "device", "photos", "label", "image_every", "world", "identities"),
@@ -59,9 +49,6 @@ class Method:
     summary: dict[str, dict]
     absent: dict[str, str]
     seconds: float | None
-
-
-# ---- which runs belong together
 
 
 def group_runs(runs: Sequence[Run]) -> list[Method]:
@@ -152,9 +139,6 @@ def average_runs(label: str, runs: Sequence[Run]) -> Method:
     return Method(label, tuple(runs), summary, absent, seconds)
 
 
-# ---- differences
-
-
 @dataclass(frozen=True)
 class Difference:
     """By how much a method exceeds another in a metric, paired by user: mean, ci95 and n of the users' differences.
@@ -208,8 +192,6 @@ def average_users(runs: Sequence[Run], metric: str) -> torch.Tensor:
     return torch.tensor(rows, dtype=torch.float64).mean(0)
 
 
-# ---- what a score costs
-
 SPENT = ("seconds", "gradient_queries")  # columns of steps.jsonl: since the attack began, candidates included
 
 
@@ -235,246 +217,3 @@ def trace_methods(methods: Sequence[Method], rows: Mapping[Path, Sequence[Mappin
         return {}
     found = {m.label: {run.seed: trace_scores(rows[run.folder]) for run in m.runs if rows[run.folder]} for m in methods}
     return {label: traces for label, traces in found.items() if traces}
-
-
-def format_economy(traces: Mapping[str, Mapping[int, Sequence]]) -> str:
-    """Returns trace_methods as CSV: a line a row of steps.jsonl."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["method", "seed", "step", *SPENT, "target_score"])
-    for label, seeds in traces.items():
-        for seed, points in seeds.items():
-            writer.writerows([label, seed, *point] for point in points)
-    return file.getvalue()
-
-
-# ---- as text
-
-
-def shown_metrics(methods: Sequence[Method]) -> list[str]:
-    """Returns the metrics that at least one method has."""
-    return [name for name in METRICS if any(name in method.summary for method in methods)]
-
-
-def format_table(methods: Sequence[Method]) -> str:
-    """Returns a Markdown table: a row a method, mean [95 % interval]; below it, what is absent and why."""
-    metrics = shown_metrics(methods)
-    head = ["method", *(f"{name} {ARROWS[METRICS[name]]}" for name in metrics), "users", "seeds", "seconds a run"]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-    for method in methods:
-        cells = [format_entry(method.summary.get(name)) for name in metrics]
-        users = len(method.runs[0].report["identities"])
-        seconds = "-" if method.seconds is None else f"{method.seconds:.0f}"
-        lines.append([method.label, *cells, str(users), str(len(method.runs)), seconds])
-    first = methods[0].runs[0].report
-    text = format_rows(lines)
-    text += f"\nWorld {first['world']}, users {', '.join(map(str, first['identities']))}. "
-    text += "Mean over users [95 % bootstrap interval over users]; each user is first averaged over the seeds. "
-    text += "↑ higher is better, ↓ lower is better.\n"
-    reasons = format_absent(methods)
-    return text + ("\nAbsent:\n\n" + "".join(f"- {line}\n" for line in reasons) if reasons else "")
-
-
-def format_rows(lines: Sequence[Sequence[str]]) -> str:
-    """Returns the rows of a Markdown table."""
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
-
-
-def format_entry(entry: Mapping | None) -> str:
-    """Returns "0.98 [0.95, 1.00]", without an interval where there is none, a dash where there is no entry."""
-    if entry is None:
-        return "-"
-    low, high = entry["ci95"]
-    return f"{entry['mean']:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
-
-
-def format_absent(methods: Sequence[Method]) -> list[str]:
-    """Returns a line for each absent metric: its reason, and the methods that lack it unless all do."""
-    lines = []
-    for name in dict.fromkeys(name for method in methods for name in method.absent):
-        lacking = [method for method in methods if name in method.absent]
-        # a home folder says where the table was made, and nothing of the metric
-        reason = lacking[0].absent[name].replace(str(Path.home()), "~")
-        whose = "" if len(lacking) == len(methods) else f" ({', '.join(method.label for method in lacking)})"
-        lines.append(f"{name}{whose}: {reason}")
-    return lines
-
-
-def format_differences(differences: Sequence[Difference], power: float = 0.0) -> str:
-    """Returns the differences as a Markdown table, with what it takes to read it; "" without any."""
-    if not differences:
-        return ""
-    head = ["method", "metric", "difference", "n", "p", "p (Holm)"] + ([f"users to see {power:g}"] if power else [])
-    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
-    for one in differences:
-        cells = [one.method, one.metric, format_entry({"mean": one.mean, "ci95": one.ci95}), str(one.n)]
-        cells += [format_p(one.p), format_p(one.p_holm)]
-        lines.append(cells + (["-" if one.users is None else str(one.users)] if power else []))
-    least = 2.0 ** (1 - differences[0].n)
-    text = f"\nDifferences to {differences[0].other}, paired by user, each user first averaged over the seeds:\n\n"
-    text += format_rows(lines)
-    text += "\nMean over users [95 % bootstrap interval over users]. p: two-sided sign-flip test over users, at least "
-    text += f"{least:.2g} with {differences[0].n} users; Holm's correction is for all {len(differences)} tests here.\n"
-    if power:
-        text += "Users: for a difference seen at p 0.05 in four of five draws, from the spread of these users' differences.\n"
-    return text
-
-
-def format_p(p: float) -> str:
-    """Returns a p with two digits, "< 0.0001" below that."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
-
-
-def format_differences_csv(differences: Sequence[Difference]) -> str:
-    """Returns the differences as CSV in full precision; an absent value is an empty cell."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    names = ["method", "other", "metric", "mean", "low", "high", "n", "p", "p_holm", "users"]
-    writer.writerow(names)
-    for one in differences:
-        writer.writerow([one.method, one.other, one.metric, one.mean, *one.ci95, one.n, one.p, one.p_holm, one.users])
-    return file.getvalue()
-
-
-def format_csv(methods: Sequence[Method]) -> str:
-    """Returns the table as CSV in full precision; an absent value is an empty cell."""
-    metrics = shown_metrics(methods)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    columns = [f"{name}{suffix}" for name in metrics for suffix in ("", "_low", "_high")]
-    writer.writerow(["method", *columns, "users", "seeds", "seconds"])
-    for method in methods:
-        cells: list = []
-        for name in metrics:
-            entry = method.summary.get(name, {"mean": None, "ci95": [None, None]})
-            cells += [entry["mean"], *entry["ci95"]]
-        users = len(method.runs[0].report["identities"])
-        writer.writerow([method.label, *cells, users, len(method.runs), method.seconds])
-    return file.getvalue()
-
-
-def format_commands(methods: Sequence[Method]) -> str:
-    """Returns Markdown with the command of every run."""
-    parts = ["# The commands behind the table\n\nFrom the repository's root; `/path/to` stands for your own folders.\n"]
-    for method in methods:
-        lines = [format_command(run.provenance.get("argv", []), run.report["world"]) for run in method.runs]
-        parts.append(f"\n## {method.label}\n\n```bash\n" + "".join(f"{line}\n" for line in lines) + "```\n")
-    return "".join(parts)
-
-
-def format_command(argv: Sequence[str], world: str) -> str:
-    """Returns `python scripts/<name>.py args` of a process's argv, without this machine's absolute paths.
-
-    The world is named even where it was the default, which may change.
-    """
-    if not argv:
-        return "# unknown: the run has no provenance"
-    # `ganinv latent-attack` is scripts/latent_attack.py; earlier versions had a program ganinv-latent-attack
-    script = re.sub("^ganinv[- ]", "", PurePath(argv[0]).stem).replace("-", "_")
-    words = [shorten_path(word) for word in argv[1:]]
-    if not any(word.partition("=")[0] in ("--world", "--resume", "--from-run", "--from_run") for word in words):
-        words.insert(0, f"--world={world}")
-    return shlex.join(["python", f"scripts/{script}.py", *words])
-
-
-def shorten_path(word: str) -> str:
-    """Returns a word of a command, an absolute path in it reduced to one below here or to /path/to/<name>."""
-    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    if not PurePath(value).is_absolute():
-        return word
-    path, here = PurePath(value), Path.cwd()
-    short = path.relative_to(here) if path.is_relative_to(here) else f"/path/to/{path.name}"
-    return f"{option}{equals}{short}"
-
-
-# ---- as figures
-
-
-def draw_economy(traces: Mapping[str, Mapping[int, Sequence]]) -> Figure:
-    """Returns the target's score over seconds and over gradient queries: a line a run, a colour a method."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    panels = figure.subplots(1, len(SPENT), sharey=True)
-    for column, (panel, name) in enumerate(zip(panels, SPENT, strict=True), start=1):
-        for colour, (label, seeds) in enumerate(traces.items()):
-            for number, points in enumerate(seeds.values()):
-                shown = textwrap.fill(label, 28) if number == 0 else None
-                spent, scores = [point[column] for point in points], [point[3] for point in points]
-                panel.plot(spent, scores, color=f"C{colour % 10}", label=shown, linewidth=1.2, alpha=0.8)
-        panel.set_xscale("log")
-        panel.set_xlabel(name.replace("_", " "))
-        panel.set_ylim(0, 1.02)
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("target score, best sample of each user")
-    panels[-1].legend(fontsize=8)
-    return figure
-
-
-def draw_bars(methods: Sequence[Method]) -> Figure:
-    """Returns a bar chart: a panel a metric, a bar a method, with its 95 % interval."""
-    from matplotlib.figure import Figure
-
-    metrics = shown_metrics(methods)
-    columns = min(3, len(metrics))
-    rows = -(-len(metrics) // columns)
-    labels = [textwrap.fill(method.label, 28) for method in methods]
-    figure = Figure(figsize=(3.2 * columns + 2, rows * (0.9 + 0.34 * len(methods))), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    colours = [f"C{index % 10}" for index in range(len(methods))]
-    for index, panel in enumerate(panels.flat):
-        if index >= len(metrics):
-            panel.set_visible(False)
-            continue
-        name = metrics[index]
-        panel.set_title(f"{name}\n{ARROWS[METRICS[name]]} {METRICS[name]} is better", fontsize=10)
-        panel.set_yticks(range(len(methods)), labels, fontsize=9)
-        panel.axvline(0, color="black", linewidth=0.8)
-        panel.grid(axis="x", alpha=0.3)
-        panel.set_axisbelow(True)
-        for place, (method, colour) in enumerate(zip(methods, colours, strict=True)):
-            draw_bar(panel, place, method.summary.get(name), colour)
-        low, high = panel.get_xlim()
-        low, high = min(low, 0.0), max(high, 1.0)  # what is better when higher ends at 1
-        panel.set_xlim(low, high + 0.16 * (high - low))  # room for the numbers
-    panels[0, 0].invert_yaxis()  # the first method on top; shared by all panels
-    first = methods[0].runs[0].report
-    figure.suptitle(f"World {first['world']}, {len(first['identities'])} users: mean and 95 % interval", fontsize=11)
-    return figure
-
-
-def draw_bar(panel, place: int, entry: Mapping | None, colour: str) -> None:
-    """Draws one bar, its interval and its number; the word "absent" without an entry."""
-    if entry is None:
-        panel.text(0, place, " absent", va="center", fontsize=8, color="grey")
-        return
-    low, high = entry["ci95"] if entry["ci95"][0] is not None else (entry["mean"], entry["mean"])
-    panel.barh(place, entry["mean"], color=colour, height=0.7)
-    panel.plot([low, high], [place, place], color="black", linewidth=1.2, marker="|", markersize=6)
-    end = max(high, entry["mean"], 0)
-    panel.annotate(
-        f"{entry['mean']:.2f}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=8, clip_on=False
-    )
-
-
-def draw_reconstructions(labels: Sequence[str], users: Sequence[int], pictures: Sequence[Sequence]) -> Figure:
-    """Returns a sheet: a row a user, a column a method. pictures[column][user]: uint8 [R,R,3].
-
-    Photos are among them only where nobody is real.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1.3 * len(labels) + 0.7, 1.3 * len(users) + 0.7), layout="constrained")
-    panels = figure.subplots(len(users), len(labels), squeeze=False)
-    for column, label in enumerate(labels):
-        panels[0, column].set_title(textwrap.fill(label, 15), fontsize=8)
-        for row, user in enumerate(users):
-            panel = panels[row, column]
-            panel.imshow(pictures[column][row], interpolation="nearest")
-            panel.set_xticks([])
-            panel.set_yticks([])
-            for edge in panel.spines.values():
-                edge.set_visible(False)
-            if column == 0:
-                panel.set_ylabel(f"user {user}", fontsize=9)
-    return figure

@@ -18,19 +18,21 @@ def answer(request: dict) -> Iterator[dict]:
     """Yields the answers to a request {"device", "threads", "folder", "quick", "measures": {name: seconds}, "memory"}."""
     import torch
 
-    from ganinv.studies.benchmark import measures
+    from ganinv.studies.benchmark.bench import Bench
+    from ganinv.studies.benchmark.growth import use_memory
+    from ganinv.studies.benchmark.measures import MEASURES
 
     torch.set_num_threads(request["threads"])
     folder, device = Path(request["folder"]), torch.device(request["device"])
     if request.get("memory"):
         yield {"begun": f"memory of {request['memory']}"}
-        yield {"memory": measures.use_memory(measures.Bench(device, folder, quick=request["quick"]), request["memory"])}
+        yield {"memory": use_memory(Bench(device, folder, quick=request["quick"]), request["memory"])}
         yield {"ended": request["memory"]}
         return
     for name, seconds in request["measures"].items():
         yield {"begun": name}
-        bench = measures.Bench(device, folder, seconds, request["quick"])
-        for found in getattr(measures, f"measure_{name}")(bench):
+        bench = Bench(device, folder, seconds, request["quick"])
+        for found in MEASURES[name](bench):
             yield {"found": found}
         yield {"ended": name}
 

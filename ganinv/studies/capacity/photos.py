@@ -1,141 +1,26 @@
-"""The study of capacity: which targets it trains, one number changed at a time, and on which rendered photos.
-
-Source of the question: Khosravy et al. 2021: do depth, parameters, data and users make a deep recognizer safe?
-"""
+"""Whose photos the targets of the study of capacity are trained and measured on."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ganinv import images
+from ganinv.engine.progress import open_bar
 from ganinv.photos import MANIFEST, Photos, choose_photos
 from ganinv.rendered.photos import make_photos, name_person
 
-ATTACKED = (0, 1, 2, 3, 4)  # users of every target, so that cells are compared on the same people
 KNOWN_USERS = 100  # of the world: the classes of its judge
 FIRST_FURTHER = 200_000  # further users, from this seed on: above all whom a judge, verifier or prior was trained on
 FIRST_EXTRA = 50  # further training photos, from this photo seed on: above the world's own, which are split
 PUBLIC_PHOTOS = 3  # of each public person
 TEST_PHOTOS = 200  # about so many unseen photos of users measure a target
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One target: its architecture, training photos a user, number of users, and seed. The defaults are the centre."""
-
-    architecture: str = "resnet18"
-    photos: int = 10
-    users: int = 100
-    seed: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.architecture}-p{self.photos}-u{self.users}-s{self.seed}"
-
-
-CENTRE = Cell()
-
-
-@dataclass(frozen=True)
-class Point:
-    """A value of an axis, and the cell there (of seed 0)."""
-
-    axis: str
-    value: str
-    cell: Cell
-
-
-AXES: dict[str, Callable[[str], Cell]] = {  # axis -> the cell at a value of it
-    "depth": lambda value: Cell(architecture=value),
-    "parameters": lambda value: Cell(architecture="resnet18" if float(value) == 1 else f"resnet18-{float(value):g}"),
-    "photos": lambda value: Cell(photos=int(value)),
-    "users": lambda value: Cell(users=int(value)),
-}
-GRIDS = {
-    "small": {
-        "depth": ("linear", "mlp", "resnet18", "resnet34"),
-        "parameters": ("0.25", "0.5", "1"),
-        "photos": ("2", "10", "30"),
-        "users": ("10", "100", "300"),
-    },
-    "full": {
-        "depth": ("linear", "mlp", "resnet18", "resnet34"),
-        "parameters": ("0.125", "0.25", "0.5", "1", "2"),
-        "photos": ("2", "5", "10", "20", "30", "50"),
-        "users": ("10", "30", "100", "300", "1000", "3000"),
-    },
-}
-
-
-# ---- which cells
-
-
-def list_points(values: Mapping[str, Sequence[str]], centre: Cell = CENTRE) -> list[Point]:
-    """Returns the points of axis -> values, in order. centre: whose architecture those of photos and users have.
-
-    Raises: ValueError for an unknown axis, or a value that no target can be trained at.
-    """
-    points = []
-    for axis, row in values.items():
-        if axis not in AXES:
-            raise ValueError(f"expected an axis among {', '.join(AXES)}, got {axis}")
-        for value in row:
-            try:
-                cell = AXES[axis](value)
-            except (ValueError, OverflowError) as error:
-                raise ValueError(f"expected a number for the axis {axis}, got {value!r}") from error
-            if axis in ("photos", "users"):
-                cell = replace(cell, architecture=centre.architecture)
-            check_cell(cell)
-            points.append(Point(axis, value, cell))
-    return points
-
-
-def check_cell(cell: Cell) -> None:
-    """Raises: ValueError for a cell that cannot be trained, or that has not the attacked users."""
-    if not len(ATTACKED) <= cell.users <= 100_000:
-        raise ValueError(f"expected {len(ATTACKED)} to 100000 users, the first of whom are attacked, got {cell.users}")
-    if not 2 <= cell.photos <= 1000:
-        raise ValueError(f"expected 2 to 1000 photos per user, got {cell.photos}")
-    check_architecture(cell.architecture)
-
-
-@cache
-def check_architecture(name: str) -> None:
-    """Raises: ValueError for a name that build_backbone does not know."""
-    from ganinv.recognizers.cosine import build_backbone
-
-    with torch.device("meta"):  # no memory is taken
-        build_backbone(name, 8)
-
-
-def list_cells(points: Sequence[Point], seeds: int) -> list[Cell]:
-    """Returns each cell of the points once, at every seed."""
-    return [replace(cell, seed=seed) for seed in range(seeds) for cell in dict.fromkeys(point.cell for point in points)]
-
-
-def deal(cells: Sequence[Cell], part: str, cost: Callable[[Cell], float]) -> list[Cell]:
-    """Returns the cells of a part such as "2/3", in their order; the parts of a grid share no cell and cost about the same.
-
-    Raises: ValueError for a part that is none.
-    """
-    number, slash, parts = part.partition("/")
-    if not (slash and number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
-        raise ValueError(f"expected a part such as 1/3, the first of three, got {part}")
-    heaps: list[list[Cell]] = [[] for _ in range(int(parts))]
-    for cell in sorted(cells, key=lambda cell: (-cost(cell), str(cell))):
-        min(heaps, key=lambda heap: sum(map(cost, heap))).append(cell)
-    return [cell for cell in cells if cell in heaps[int(number) - 1]]
-
-
-# ---- whose photos
 
 
 def list_users(count: int) -> list[int]:
@@ -192,9 +77,7 @@ class PhotoCache:
 
     def load(self, people: Sequence[int], numbers: Callable[[int], list[int]]) -> Photos:
         """Returns the photos numbers(person) of people, person after person, after rendering what is missing."""
-        from tqdm import tqdm
-
-        for person, lacking in tqdm(list(self.missing(people, numbers)), "render people", leave=False):
+        for person, lacking in open_bar(list(self.missing(people, numbers)), "render people", leave=False):
             self.render(person, lacking)
         wanted = [(row, self.file(person, number)) for row, person in enumerate(people) for number in numbers(person)]
         pixels = np.empty((len(wanted), 3, self.resolution, self.resolution), np.uint8)

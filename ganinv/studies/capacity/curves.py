@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ganinv.metrics.statistics import summarize
-from ganinv.reports.comparison import ARROWS, BOOTSTRAP_SEED, METRICS, format_entry, format_rows
-from ganinv.studies.capacity import ATTACKED, AXES, CENTRE, Cell, Point
+from ganinv.reports.comparison import BOOTSTRAP_SEED, METRICS
+from ganinv.reports.comparison_table import ARROWS, format_entry
+from ganinv.reports.markdown import format_rows
+from ganinv.studies.capacity.cells import ATTACKED, AXES, CENTRE, Cell, Point
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,8 +73,8 @@ def format_table(
 ) -> str:
     """Returns the table as Markdown, with what it takes to read it; told: what else is the same in all cells."""
     head = ["axis", "value", "parameters", "photos per user", "users", "target top-1", "method"]
-    lines = [[*head, *(f"{name} {ARROWS[METRICS[name]]}" for name in SHOWN)]]
-    lines.append(["---", "---", *["---:"] * 4, "---", *["---:"] * len(SHOWN)])
+    head += [f"{name} {ARROWS[METRICS[name]]}" for name in SHOWN]
+    lines = []
     for row in rows:
         cell = row.point.cell
         lines.append(
@@ -80,7 +82,7 @@ def format_table(
             + [row.method, *(format_entry(row.summary.get(name)) for name in SHOWN)]
         )
     seeds = rows[0].seeds if rows else 0
-    text = "# Does capacity make a recognizer safe?\n\n" + format_rows(lines)
+    text = "# Does capacity make a recognizer safe?\n\n" + format_rows(head, lines, words=7)
     text += f"\nUsers {', '.join(map(str, ATTACKED))}, seeds {seeds}. Mean over these users [95 % bootstrap interval over "
     text += "them]; each is first averaged over the seeds. Target top-1: on unseen photos of its users. One number is "
     text += f"changed at a time, from {centre.architecture}, {centre.photos} photos per user and {centre.users} users.\n\n"
