@@ -78,6 +78,7 @@ def invert(
     on_step: Callable[[dict], None] = ignore,
     state: Mapping | None = None,
     on_state: Callable[[Callable[[], dict]], None] = ignore,
+    on_scored: Callable[[int, int], None] = lambda *_: None,
 ) -> AttackResult:
     """Returns the pictures that the target takes for its users, found without any information on them.
 
@@ -89,7 +90,7 @@ def invert(
     a row every log_every steps: {"step","seconds","gradient_queries","objective","target_score","identities"} and,
     about every image_every steps, "images", one of each. on_state gets, after every step and every part, a function that
     describes the work so far, for checkpoint.save_state; with its answer as `state` and everything else unchanged, a later
-    call goes on from there and ends in the same result.
+    call goes on from there and ends in the same result. on_scored(done, all) is called as candidates are scored.
 
     Raises: ValueError for a configuration that cannot be run, or a target without the gradients that it needs; FaultError
     when the objective is not finite.
@@ -101,7 +102,7 @@ def invert(
         raise ValueError(f"expected start pictures [{len(identities)},C,R,R] for the space {config.space}, got {got}")
     attack = Attack(identities, config, goal, seed, torch.device(device), on_step)
     attack.hold(generator, recognizer, searched)
-    attack.begin(start, prior, state)
+    attack.begin(start, prior, state, on_scored)
     first = attack.draw_first()
     on_state(attack.describe)
     for number, members in enumerate(attack.parts):
@@ -143,7 +144,7 @@ class Attack:
         )
         self.whiten = functools.cache(lambda: fit_whitening(generator, device=self.device))
 
-    def begin(self, start: torch.Tensor | None, prior: str, state: Mapping | None) -> None:
+    def begin(self, start: torch.Tensor | None, prior: str, state: Mapping | None, on_scored: Callable) -> None:
         """Plans the batch and chooses the start, or goes on from a state."""
         self.start = None if start is None else start.to(self.device)
         if state:
@@ -157,7 +158,7 @@ class Attack:
             if self.from_prior:
                 self.start = self.progress["start"] = choose_start(
                     self.fast_generator, self.fast_trial.access, self.goal, self.wanted, self.config, self.seed, self.batch,
-                    prior,
+                    prior, on_scored,
                 )  # fmt: skip
         self.parts = list(split_work(self.identities, self.config.restarts, self.progress["planned"]))
         self.progress["of"] = len(self.parts) * self.config.steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -27,6 +28,7 @@ def choose_start(
     seed: int,
     batch: Batch,
     prior: str = "",
+    on_scored: Callable[[int, int], None] = lambda *_: None,
 ) -> torch.Tensor:
     """Returns z [T,restarts,z_dim]: of one seeded pool, the candidates that the goal ranks best per identity.
 
@@ -51,7 +53,9 @@ def choose_start(
             pictures = kept[rows].to(identities.device)
         seen = image_convention.from_uint8(pictures)
         with access.queries.attempt():
-            return pictures.cpu(), score_flipped(access, goal, seen, identities)
+            scores = score_flipped(access, goal, seen, identities)
+        on_scored(rows.stop, len(pool))
+        return pictures.cpu(), scores
 
     pictures, scores = zip(*batch.over(len(pool), score), strict=True)
     if file and kept is None:

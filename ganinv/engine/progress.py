@@ -53,6 +53,9 @@ class Lines:
         """Prints a line of its own."""
         print(line, file=file or sys.stderr, flush=True)
 
+    def close(self) -> None:
+        """Ends the bar: nothing is left to print."""
+
     def __iter__(self) -> Iterator:
         for item in self.items:
             yield item

@@ -171,11 +171,18 @@ def search(job: Job, config, folder: RunFolder, tracker: Tracker) -> AttackResul
 @contextmanager
 def show_search(job: Job, folder: RunFolder, tracker: Tracker, state: Mapping | None):
     """Gives invert's callbacks: they write, log and show its rows, and save its state now and then, or when a signal came."""
-    asked, first = 0, state["steps"] if state else 0
+    asked, first, scored = 0, state["steps"] if state else 0, None
     with (
         held_signals() as signalled,
         open_bar(desc=f"{job.method} {job.attack.space}", initial=first, disable=job.attack.steps == 0) as bar,
     ):
+
+        def on_scored(done: int, count: int) -> None:
+            nonlocal scored
+            scored = scored or open_bar(desc="candidates", total=count, leave=False)
+            scored.update(done - scored.n)
+            if done == count:
+                scored.close()
 
         def on_step(row: dict) -> None:
             folder.append_step(row)
@@ -193,7 +200,7 @@ def show_search(job: Job, folder: RunFolder, tracker: Tracker, state: Mapping | 
             if number:
                 raise StoppedError(number, f"stopped and saved; go on with --resume={folder.path}")
 
-        yield {"on_step": on_step, "on_state": on_state}
+        yield {"on_step": on_step, "on_state": on_state, "on_scored": on_scored}
 
 
 def choose_forms(job: Job, target) -> Choice:

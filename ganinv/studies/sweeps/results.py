@@ -156,7 +156,7 @@ def draw_parallel(trials: Sequence[Trial], sweep: Sweep) -> Figure:
         params = {name: encode_value(one.values[name], sweep.varied[name]) for name in sweep.varied}
         study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=one.metric))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore")  # it is called experimental, and an axis of one value is widened aloud
         axes = optuna.visualization.matplotlib.plot_parallel_coordinate(study, target_name=sweep.metric)
     pruned = sum(one.state == "pruned" for one in trials)
     axes.set_title(f"complete trials: {len(drawn)}; pruned, not shown: {pruned}", fontsize=9)
