@@ -63,7 +63,7 @@ CASES = {
         "human being",
     ),
     "few hits": ({"hits": 2, "n": 10}, "Signs", r"leak\? Perhaps\. .* At this share 30 users would show it", "human"),
-    "nothing": ({"hits": 0, "n": 5}, "No leak was shown", r"Not shown with 5 users\. .* up to 52 % of the users", "is safe"),
+    "nothing": ({"hits": 0, "n": 5}, "No leak was shown", r"Not shown with 5 users\. .* up to 52 % of its users", "is safe"),
     "as the null": ({"hits": 3, "n": 8, "null": 3}, "No leak was shown", "Not shown with 8 users", "does not say that the"),
     "one judge": (
         {"hits": 8, "n": 8, "needed": 1},

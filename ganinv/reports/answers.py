@@ -84,7 +84,7 @@ def describe_power(leak: Mapping) -> str:
     if leak["answer"] == SUGGESTED:
         return f"{text}. At this share {max(least, math.ceil(least / given['share']))} users would show it"
     if not given["hits"]:
-        text += f". What gives away up to {100 * given['ci95'][1]:.0f} % of the users could look like this"
+        text += f". One that gives away up to {100 * given['ci95'][1]:.0f} % of its users could look like this"
     return text
 
 
