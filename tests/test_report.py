@@ -222,7 +222,7 @@ def test_a_disk_that_refuses_gives_one_line(tmp_path, monkeypatch, number, on_cr
     for create in (lambda: RunFolder(tmp_path / "other"), lambda: new_folder("latent", "toy", tmp_path)):
         with pytest.raises(on_creation, match="cannot write to some/file: refused; "):
             create()
-    monkeypatch.setattr(run_folder.os, "replace", refuse(number))
+    monkeypatch.setattr("os.replace", refuse(number))
     with pytest.raises(FaultError, match="cannot write to some/file: refused; "):
         folder.write_config({})
     monkeypatch.setattr(run_folder.image_convention, "save", refuse(number))
@@ -233,7 +233,7 @@ def test_a_disk_that_refuses_gives_one_line(tmp_path, monkeypatch, number, on_cr
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
     folder.write_config({"old": 1})
-    monkeypatch.setattr(run_folder.os, "replace", refuse(errno.EIO))
+    monkeypatch.setattr("os.replace", refuse(errno.EIO))
     with pytest.raises(FaultError):
         folder.write_config({"new": 1})
     assert json.loads((tmp_path / "config.json").read_text()) == {"old": 1}

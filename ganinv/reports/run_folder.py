@@ -9,7 +9,6 @@ While a run lasts there is also state.safetensors, from which a killed run goes 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ import torch
 
 from ganinv import images as image_convention
 from ganinv.engine.checkpoint import load_state, save_state, truncate_jsonl
-from ganinv.engine.files import clear_errors, encode, plain
+from ganinv.engine.files import clear_errors, encode, plain, write_atomically
 from ganinv.errors import Absent
 from ganinv.reports.page import render_page
 from ganinv.reports.report_content import build_report
@@ -150,10 +149,8 @@ class RunFolder:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Writes a file under a temporary name, then renames. Raises: FaultError when the disk refuses."""
-        temporary = self.path / f"{name}.tmp"
         with clear_errors(self.path):
-            temporary.write_bytes(content)
-            os.replace(temporary, self.path / name)
+            write_atomically(self.path / name, content)
 
 
 def new_folder(method: str, world: str, root: str | Path = "runs") -> Path:

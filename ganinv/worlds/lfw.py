@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
 
+from ganinv.engine.files import write_atomically
 from ganinv.engine.progress import open_bar
 from ganinv.errors import FaultError
 from ganinv.photos import claim_folder, list_people, unit_hash
@@ -95,6 +97,5 @@ def write_crop(path: Path, target: Path) -> None:
     if grey.size != (SOURCE_SIDE, SOURCE_SIDE):
         raise ValueError(f"expected photos of {SOURCE_SIDE}x{SOURCE_SIDE}, got {grey.width}x{grey.height} in {path}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".tmp")
-    grey.crop(BOX).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(temporary, format="JPEG", quality=QUALITY)
-    temporary.replace(target)
+    grey.crop(BOX).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(jpeg := io.BytesIO(), format="JPEG", quality=QUALITY)
+    write_atomically(target, jpeg.getvalue())

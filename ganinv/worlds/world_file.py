@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ganinv.engine.files import write_atomically
 from ganinv.weights.cards import read_json
 from ganinv.weights.quoting import show
 
@@ -139,6 +140,4 @@ def write_world_file(folder: Path, values: Mapping) -> None:
         judges.append({key: value for key, value in said.items() if value or key == "sees_users"})
     content = {key: values[key] for key in KEYS if key != "judges"} | {"judges": judges}
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{NAME}.tmp"
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / NAME)
+    write_atomically(folder / NAME, json.dumps(content, indent=2) + "\n")
