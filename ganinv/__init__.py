@@ -23,6 +23,8 @@ HOMES = {  # public name -> where it is defined
     "load_recognizer": "recognizers.loading:load_recognizer",
     "wrap": "recognizers.wrapped:wrap",
     "judge": "reports.report:judge",
+    "audit": "studies.audit:audit",
+    "AuditResult": "studies.audit:AuditResult",
     "Judge": "worlds.references:Judge",
     "Report": "reports.report:Report",
     "LatentAttack": "attack.attacks:LatentAttack",
@@ -32,11 +34,13 @@ HOMES = {  # public name -> where it is defined
 }
 __all__ = [
     "AttackResult",
+    "AuditResult",
     "Judge",
     "LatentAttack",
     "PixelAttack",
     "Report",
     "World",
+    "audit",
     "judge",
     "load_prior",
     "load_recognizer",
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
     from ganinv.recognizers.loading import load_recognizer
     from ganinv.recognizers.wrapped import wrap
     from ganinv.reports.report import Report, judge
+    from ganinv.studies.audit import AuditResult, audit
     from ganinv.worlds.references import Judge
     from ganinv.worlds.world import World, load_world
 

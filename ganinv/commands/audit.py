@@ -1,0 +1,61 @@
+"""Run every attack on one recognizer and write one report: does it leak, and to whom."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganinv import cli
+from ganinv.attack.config import GRAY_BOX, LATENT
+from ganinv.commands.latent_attack import LatentAttack
+from ganinv.commands.pixel_attack import PixelAttack
+from ganinv.studies.attack_options import RunOptions
+
+PIXEL, CLASS, TEMPLATE = "pixel search", "class score", "template inversion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Attack a recognizer in pixel space, by its class scores and by its templates; one report, the worst attack first."""
+
+    world: str = "synthetic"  # name or folder: prior, target, judges and references that belong together
+    identities: str = "0-9"  # users to reconstruct, such as 0-4,9
+    target: str = ""  # FILE.safetensors, dlib, facenet:NAME, FILE.onnx, file.py:factory, ...; "": the world's
+    gallery: str = ""  # users to enrol in a target that embeds: a folder of photos, or .safetensors, .npz, .json
+    threshold: float | None = None  # of the gallery, a cosine or a distance; None: the network's own
+    classes: str = ""  # file with the users' names in the order that numbers them; "": the card's, or the folders' order
+    generator: str = ""  # the prior: a checkpoint or file.py:factory; "": the world's
+    photos: str = ""  # folder with new photos of the users, for the judges; "": the world's references
+    steps: int = 0  # of every attack; 0: each attack's own number
+    seed: int = 0  # of candidates and transforms
+    device: str = "auto"  # auto | cpu | cuda
+    out: str = "runs/audit"  # folder of audit.html and the run folders; one that was begun is gone on with
+    wandb: str = "offline"  # offline | online | disabled
+
+
+def list_attacks(config: Audit) -> dict[str, tuple[str, object]]:
+    """Returns the name of each attack -> (method, configuration)."""
+    shared = {field.name for field in dataclasses.fields(RunOptions)} & {field.name for field in dataclasses.fields(config)}
+    run = RunOptions(**{name: getattr(config, name) for name in shared - {"out"}})
+
+    def shorten(attack):
+        return dataclasses.replace(attack, steps=config.steps) if config.steps else attack
+
+    attacks: dict[str, tuple[str, object]] = {
+        PIXEL: ("pixel", PixelAttack(attack=shorten(GRAY_BOX), run=run)),
+        CLASS: ("latent", LatentAttack(attack=shorten(LATENT), run=run, generator=config.generator)),
+    }
+    return attacks
+
+
+def run(config: Audit) -> dict:
+    """Runs the attacks and writes the report."""
+    from ganinv.studies.audit import run_audit
+
+    return run_audit(Path(config.out).expanduser(), list_attacks(config))
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    cli.main(Audit, run)

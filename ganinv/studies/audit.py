@@ -1,0 +1,120 @@
+"""Every attack on one target, one report: does it leak, and to whom."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganinv.attack.attacks import LatentAttack, PixelAttack
+from ganinv.engine.files import clear_errors
+from ganinv.interfaces import Generator, Recognizer
+from ganinv.reports.audit_page import write_audit
+from ganinv.reports.combined import AttackRow, combine_reports, write_combined
+from ganinv.reports.report import Report, judge
+from ganinv.reports.report_file import read_report
+from ganinv.reports.terminal import WIDTH
+from ganinv.studies.attack_run import run_attack
+from ganinv.worlds.references import Judge, References
+from ganinv.worlds.world import World
+
+
+def run_audit(out: Path, attacks: Mapping[str, tuple[str, object]], run: Callable[[object, str], dict] = run_attack) -> dict:
+    """Returns the audit after writing out/audit.html and audit.json, beside one run folder for each attack.
+
+    attacks: name -> (method, configuration), as run_attack takes them, whose run folder is out/NAME. An attack whose folder
+    holds a report is not repeated, and one that was killed goes on: the same command, given again, ends an audit.
+    Raises: ValueError for a configuration that cannot be run.
+    """
+    folders, reports = {}, {}
+    with clear_errors(out, ValueError):
+        out.mkdir(parents=True, exist_ok=True)
+    for number, (name, (method, config)) in enumerate(attacks.items(), 1):
+        folders[name] = folder = out / name.replace(" ", "-")
+        print(f"{number} of {len(attacks)}: {name}", file=sys.stderr)
+        if (folder / "report.json").is_file():
+            reports[name] = read_report(folder)
+            continue
+        options = {"resume": str(folder)} if (folder / "config.json").is_file() else {"out": str(folder)}
+        reports[name] = run(dataclasses.replace(config, run=dataclasses.replace(config.run, **options)), method)
+    with clear_errors(out):
+        audit = write_audit(out, folders, reports)
+    for sentence in audit["verdict"]:
+        print(textwrap.fill(sentence, WIDTH, subsequent_indent="  "))
+    print(f"\n{out}/audit.html")
+    return audit
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What several attacks on one target gave: attack's name -> its report. Printed, it is the verdict, then a line each."""
+
+    reports: Mapping[str, Report]
+
+    @property
+    def rows(self) -> list[AttackRow]:
+        """Returns one row an attack, the worst first."""
+        contents = {name: report.content for name, report in self.reports.items()}
+        return combine_reports(contents, {name: report.result.config.access for name, report in self.reports.items()})
+
+    @property
+    def verdict(self) -> list[str]:
+        """Returns the verdict in sentences."""
+        return write_combined(self.rows)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes audit.html, audit.json and a run folder for each attack. Returns the folder.
+
+        Raises: ValueError when a run folder already holds a run; FaultError when the disk is full.
+        """
+        out = Path(path)
+        folders = {name: report.save(out / name.replace(" ", "-")) for name, report in self.reports.items()}
+        write_audit(out, folders, {name: report.content for name, report in self.reports.items()})
+        return out
+
+    def __str__(self) -> str:
+        lines = [
+            f"{row.attack}: {row.answer}"
+            + (
+                f", {row.given_away['hits']} of {row.given_away['n']} users given away"
+                if row.given_away
+                else f", {row.reason}"
+            )
+            for row in self.rows
+        ]
+        return "\n".join([*self.verdict, "", *lines])
+
+
+def audit(
+    target: Recognizer,
+    prior: Generator,
+    identities: Iterable[int] = range(10),
+    *,
+    judges: Sequence[Judge | str] | None = None,
+    references: References | str | Path | None = None,
+    world: World | None = None,
+    attacks: Mapping[str, LatentAttack] | None = None,
+    seed: int = 0,
+) -> AuditResult:
+    """Returns what every attack on a target gives: the pixel search, the class score and, of a gallery, its templates.
+
+    attacks: name -> attack, in place of these; an attack whose name is "template inversion" is given the target's
+    templates. judges, references, world: see ganinv.judge.
+    Raises: ValueError, see ganinv.judge and LatentAttack.
+    """
+    identities, templates = tuple(identities), getattr(target, "templates", None)
+    if attacks is None:
+        attacks = {"pixel search": PixelAttack(), "class score": LatentAttack()}
+        attacks |= {"template inversion": LatentAttack()} if templates is not None else {}
+    reports = {}
+    for name, attack in attacks.items():
+        wanted = {"templates": templates} if name == "template inversion" else {}
+        if isinstance(attack, PixelAttack):
+            result = attack(target, identities, resolution=prior.resolution, seed=seed, **wanted)
+        else:
+            result = attack(prior, target, identities, seed=seed, **wanted)
+        reports[name] = judge(result, target, judges=judges, references=references, world=world, prior=prior, seed=seed)
+    return AuditResult(reports)

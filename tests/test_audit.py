@@ -1,0 +1,53 @@
+"""Several attacks on one target: what the report says, what it shows, and how an audit that was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import ganinv
+from ganinv.commands import audit as command
+from ganinv.studies import audit
+from tests.tiny_world import NAME, make_tiny_world, register, run_main
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_tiny_world(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def world(made, monkeypatch, tmp_path):
+    register(monkeypatch, made, tmp_path)
+    return made
+
+
+def test_an_audit_writes_one_report_of_all_attacks_and_goes_on_where_it_was_stopped(monkeypatch, capsys):
+    words = [f"--world={NAME}", "--identities=0-2", "--steps=1", "--wandb=disabled", "--device=cpu", "--out=runs/all"]
+    assert run_main(monkeypatch, command, *words) == 0
+    printed = capsys.readouterr().out
+    found = json.loads(Path("runs/all/audit.json").read_text())
+    assert {row["attack"] for row in found["attacks"]} == {"pixel search", "class score"}
+    assert found["identities"] == [0, 1, 2] and found["verdict"][0] in " ".join(printed.split())
+    page = Path("runs/all/audit.html").read_text()
+    assert page.count("<img") == 6 and "OWASP AISVS" in page and "<script" not in page
+    Path("runs/all/audit.json").unlink()
+
+    def never(*_):
+        raise AssertionError("an attack that had ended was repeated")
+
+    monkeypatch.setattr(audit, "run_attack", never)
+    monkeypatch.setattr(audit.run_audit, "__defaults__", (never,))
+    assert run_main(monkeypatch, command, *words) == 0
+    assert json.loads(Path("runs/all/audit.json").read_text()) == found
+
+
+def test_an_audit_from_python_is_printed_and_kept(world):
+    loaded = ganinv.load_world(world.folder)
+    attacks = {"search": ganinv.LatentAttack(steps=1, candidates=4, restarts=1), "pixels": ganinv.PixelAttack(steps=1)}
+    found = ganinv.audit(loaded.target, loaded.prior, [0, 2], world=loaded, attacks=attacks)
+    assert {row.attack for row in found.rows} == {"search", "pixels"}
+    assert str(found).startswith("Does it leak?")
+    assert (found.save("runs/mine") / "search" / "report.html").is_file() and Path("runs/mine/audit.html").is_file()
