@@ -89,6 +89,13 @@ def test_two_judges_must_agree_where_there_are_two_and_one_is_enough_where_there
     assert three.needed == 2 and three.given_away.hits == 6
 
 
+@pytest.mark.parametrize(("threshold", "shown", "accepted", "named"), [(-1.0, [1, 2, 3, 4, 5, 0], 6, 0), (1.01, USERS, 0, 6)])
+def test_who_is_only_accepted_or_only_named_is_not_given_away(threshold, shown, accepted, named):
+    found = measure(shown, {NULL: show([7] * 6)}, make_judges(2, thresholds={1e-3: threshold}))
+    assert (found.judges[0].accepted.hits, found.judges[0].named.hits) == (accepted, named)
+    assert found.given_away.hits == 0 and found.answer == "not shown"
+
+
 def test_the_first_picture_of_a_user_counts():
     judges = make_judges()
     images = torch.stack([show([5, 5]).flatten(0, 1), show([1, 5]).flatten(0, 1)])  # user 0: wrong twice; 1: right first
