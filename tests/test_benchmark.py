@@ -15,7 +15,7 @@ from ganinv.attack.invert import invert
 from ganinv.commands import benchmark
 from ganinv.engine.precision import Choice, Form
 from ganinv.interfaces import FaultError
-from ganinv.studies.benchmark import child, measures, networks, table, timing
+from ganinv.studies.benchmark import child, networks, table, timing
 from ganinv.studies.benchmark.bench import Bench, make_row
 from ganinv.studies.benchmark.loops import measure_pixels
 from ganinv.studies.benchmark.training import spread_penalty
@@ -236,7 +236,7 @@ def test_without_the_toolbox_its_rows_say_so(monkeypatch, tmp_path):
     def missing(*_):
         raise ImportError("No module named 'art'")
 
-    monkeypatch.setattr(measures, "build_miface", missing)
+    monkeypatch.setattr("ganinv.studies.benchmark.loops.build_miface", missing)
     (row,) = measure_pixels(Bench(CPU, tmp_path, quick=True))
     assert row == {"what": "pixel step, mobilenet_v3_small", "absent": "needs pip install -e '.[benchmark]'"}
     machine = {"processor": "p", "threads": 1, "cores": 1, "device": "cpu", "python": "3", "packages": {}, "quick": False}

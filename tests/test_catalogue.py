@@ -7,13 +7,13 @@ import pytest
 from ganinv.judging import measures
 from ganinv.metrics import catalogue
 from ganinv.metrics.catalogue import CATALOGUE, Metric
-from ganinv.studies import capacity_curves
+from ganinv.studies.capacity import curves
 from tests.test_verdict import IMAGES, judge_stripes
 
 
 def test_every_metric_of_the_catalogue_is_measured_and_nothing_else_is():
     assert CATALOGUE.keys() == measures.MEASURES.keys() | measures.SETS.keys()
-    assert {*capacity_curves.SHOWN, *capacity_curves.DRAWN} <= CATALOGUE.keys()
+    assert {*curves.SHOWN, *curves.DRAWN} <= CATALOGUE.keys()
     found = judge_stripes()
     assert {*found.summary, *found.sets, *found.absent} == CATALOGUE.keys()
     assert all(metric.words for metric in CATALOGUE.values())

@@ -38,7 +38,7 @@ def test_a_verb_runs_its_command(monkeypatch, capsys):
 def test_an_unknown_verb_is_one_line_and_exit_code_2(monkeypatch, capsys):
     assert call(monkeypatch, "attack") == 2
     err = capsys.readouterr().err
-    assert err.startswith("error: expected a verb among latent-attack, ") and err.count("\n") == 1
+    assert err.startswith("error: expected a verb among audit, latent-attack, ") and err.count("\n") == 1
 
 
 def test_help_does_not_wait_for_torch():

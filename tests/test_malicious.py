@@ -34,7 +34,11 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS_TEXT = {"eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec"}  # not Module.eval()
 UNPICKLES = {"pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "torch.hub.load"}
 RUNS_PROGRAMS = {"torch.jit.load", "torch.export.load"}
-LOADS = {"torch.load", "np.load", "numpy.load"}
+LOADS = {
+    "torch.load": ("weights_only", "True"),
+    "np.load": ("allow_pickle", "False"),
+    "numpy.load": ("allow_pickle", "False"),
+}
 # TorchScript and torch.export files are programs: the module says so, and warns each time it reads one
 KNOWN = {("ganinv/recognizers/exported.py", name) for name in RUNS_PROGRAMS}
 
@@ -48,7 +52,8 @@ def find_dangers(source: str) -> set[str]:
         if not isinstance(node, ast.Call):
             continue
         name, options = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
-        unsafe = name in LOADS and options.get("weights_only") != "True"
+        option, safe = LOADS.get(name, ("", None))
+        unsafe = options.get(option) != safe
         if unsafe or name in RUNS_TEXT | UNPICKLES | RUNS_PROGRAMS or options.get("allow_pickle", "False") != "False":
             found.add(name)
     return found

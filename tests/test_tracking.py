@@ -424,8 +424,8 @@ def test_a_service_that_falls_silent_is_left_in_time(tmp_path, service, capsys, 
 CHILD = """
 import json, sys
 from tests.test_tracking import REPORT, row
-from ganinv.report import RunFolder
-from ganinv.tracking import Tracker
+from ganinv.reports.run_folder import RunFolder
+from ganinv.reports.tracking import Tracker
 folder, tracker = RunFolder(sys.argv[1]), Tracker()
 tracker.start("online", {"seed": 0}, folder.path)
 for step in range(20):

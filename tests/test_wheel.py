@@ -49,7 +49,7 @@ def test_every_file_of_the_shipped_worlds_is_taken():
 
 def test_the_wheel_holds_the_package_its_pages_and_its_worlds(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"ganinv/py.typed", "ganinv/reports/page.html", "ganinv/studies/panel.html"} <= names
+    assert {"ganinv/py.typed", "ganinv/reports/page.html", "ganinv/studies/panel/panel.html"} <= names
     sources = {path.relative_to(ROOT).as_posix() for path in (ROOT / "ganinv").rglob("*.py")}
     assert sources <= names
     lying = {f"ganinv/pretrained/synthetic/{path.name}" for path in (wheel.parents[1] / "pretrained/synthetic").iterdir()}

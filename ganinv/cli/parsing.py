@@ -55,17 +55,27 @@ def parse(config_type: type, argv: Sequence[str], defaults: object = None):
 
 
 def spell_positionals(config_type: type, argv: Sequence[str]) -> list[str]:
-    """Returns argv with a positional option that was given by its name as plain words: --file=A is A, --runs=[A,B] both."""
-    words: list[str] = []
+    """Returns argv with its plain words first, and a positional option that was given by its name as plain words.
+
+    --file=A is A, --runs=[A,B] is A B, and A --world lfw B is A B --world lfw: an option takes the word behind it.
+    """
     names = {f"--{name.lower()}" for name, kind, _, _ in list_options(config_type) if not kind}
-    for word in argv:
+    if not names:
+        return list(argv)
+    plain: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
         name, equals, value = word.partition("=")
-        if name not in names or not equals:
-            words.append(word)
-            continue
-        found = ast.literal_eval(value) if value.startswith("[") else [value]
-        words += map(str, found)
-    return words
+        if name in names and equals:
+            plain += map(str, ast.literal_eval(value) if value.startswith("[") else [value])
+        elif not word.startswith("-"):
+            plain.append(word)
+        else:
+            rest.append(word)
+            if not equals and name not in ("-h", "-H", "--help", "--help-verbose"):
+                rest += [value for value in [next(words, None)] if value is not None]
+    return [*plain, *rest]
 
 
 def read_bool(info):

@@ -9,6 +9,7 @@ from ganinv import cli
 
 GROUPS: dict[str, dict[str, str]] = {  # what one wants -> verb, whose module is named alike -> what it does
     "audit a recognizer": {
+        "audit": "every attack on one recognizer, one report: does it leak, and to whom",
         "latent-attack": "reconstruct users by searching the latent space of a face GAN",
         "pixel-attack": "reconstruct users by searching pixels, without a prior",
         "judge": "judge pictures that another tool made",
@@ -31,6 +32,7 @@ GROUPS: dict[str, dict[str, str]] = {  # what one wants -> verb, whose module is
     },
     "make a world": {
         "train-gan": "train the prior",
+        "measure-prior": "how good a prior is, in the eyes of networks that nobody here trained",
         "train-recognizer": "train a target, a judge or a trunk of features",
         "train-factors": "train the regressor of a rendered person's factors",
         "embed-references": "embed the users' reference photos with the judges",
