@@ -8,8 +8,10 @@ from ganinv import images
 from ganinv.metrics.faces import detect_faces
 from ganinv.priors.loading import load_generator
 from ganinv.priors.rendered import RenderedPeople
+from ganinv.rendered import camera
 from ganinv.rendered.camera import CENTRE, FRAME
 from ganinv.rendered.factors import FACTORS, PHOTO, WINDOW, draw_normals, draw_people, draw_photos, spread, uniform
+from ganinv.rendered.march import pack
 from ganinv.rendered.photos import make_photos, render
 
 NAMES = [factor.name for factor in FACTORS]
@@ -297,3 +299,25 @@ def test_the_prior_holds_everyone_and_nobody_outside_the_ranges():
     assert torch.equal(images.to_uint8(prior.synthesize(prior.map(z))), make_photos([6], [2]).pixels)
     with pytest.raises(ValueError, match=r"expected w of shape \[N,1,\d+\], got \[2, 16\]"):
         prior.synthesize(torch.zeros(2, 16))
+
+
+# ---- the search along rays
+
+
+def test_places_are_packed_row_by_row():
+    wanted = torch.tensor([[False, True, True, False], [True, False, False, False], [False] * 4])
+    index, true = pack(wanted)
+    assert index.tolist() == [[1, 2], [0, 0], [0, 0]] and true.tolist() == [[True, True], [True, False], [False, False]]
+
+
+@torch.no_grad()
+def test_what_is_left_behind_changes_no_picture(monkeypatch):
+    factors, photos = draw_people(range(70, 74)), draw_photos(range(70, 74), range(4))
+    quick = render(factors, photos)
+    # every ray of every pixel is searched to the last step, painted and lit
+    monkeypatch.setattr(camera, "is_settled", lambda part, edge: torch.zeros_like(part.hit))
+    for name, value in (("BEHIND", 1e9), ("CLEAR", 1e9), ("BARELY", 1e9)):
+        monkeypatch.setattr(camera, name, value)
+    assert torch.equal(quick, render(factors, photos))
+    monkeypatch.setattr(camera, "BARELY", -30.0)  # pixels that show a body are left out
+    assert (quick - render(factors, photos)).abs().max() > 0.1

@@ -54,10 +54,13 @@ def run(config: PreparePeople) -> None:
 
 
 def use_one_thread() -> None:
-    """Keeps a process among several to one thread."""
+    """Keeps a process among several to one thread, and to the memory that it has taken once."""
     import torch
 
+    from ganinv.engine.precision import keep_memory
+
     torch.set_num_threads(1)
+    keep_memory()
 
 
 def write_person(config: PreparePeople, device: str, work: tuple[str, int, int, float]) -> None:

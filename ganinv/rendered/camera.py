@@ -1,13 +1,10 @@
-"""The camera: rays through the picture's frame, what they meet, and what lens and sensor add.
-
-Source: Hart 1996, Sphere tracing (the search along a ray).
-"""
+"""The camera: rays through the picture's frame, what they meet, and what lens and sensor add."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +12,7 @@ import torch.nn.functional as F
 from ganinv.engine.randomness import seeded
 from ganinv.rendered.bodies import Scene, measure
 from ganinv.rendered.geometry import Numbers, Rays
+from ganinv.rendered.march import Search, pack, search
 
 CAMERA = 95.0  # distance of the camera
 FRAME = 26.0  # height of what is seen, at z 0: a face fills 70 % of it
@@ -22,63 +20,79 @@ CENTRE = -1.7  # y in the middle of the picture
 # least steps of the search along a ray, from afar and from near; they lead into the surface, to learn how deep a ray goes
 STEPS, STEPS_AGAIN = (0.5,) * 26, tuple(min(0.2 * 1.25**index, 0.9) for index in range(14))
 SUPERSAMPLES = 2  # rays a pixel, along each side
+BEHIND = 18.0  # cm along a ray from the frame: behind all bodies
+CLEAR = 3.0  # cm: a pixel whose ray and whose neighbours' rays stay so far from all bodies shows none of them
+LEAVING = 2.5  # cm from all bodies: a ray that has been nearer to one is on its way out of the picture
+SURE, BARELY = 18.0, 22.0  # edges: a ray so deep in a body is covered to the last bit, one so far from it not at all
 
 
 @dataclass(frozen=True)
 class View:
-    """What a picture's rays [N,M] meet: at t, where the head and clothes cover a share of each ray's place."""
+    """What the rays [N,K] of some pixels meet: at t, where the head and clothes cover a share of each ray's place.
+
+    pixels: [N,P], the numbers of the pixels, each of which has SUPERSAMPLES^2 rays, one after the other; shown: which of
+    them count. All other pixels show the background.
+    """
 
     rays: Rays
     t: torch.Tensor
     cover: torch.Tensor
+    pixels: torch.Tensor
+    shown: torch.Tensor
 
 
 def view(scene: Scene, resolution: int) -> View:
-    """Returns what the rays of a picture [N,(R*SUPERSAMPLES)^2] meet, with a gradient at the surface."""
+    """Returns what the rays of a picture meet, with a gradient at the surface."""
     coarse, rays = (photograph(scene, count) for count in (resolution, resolution * SUPERSAMPLES))
-
-    def distance(t: torch.Tensor, rays: Rays = rays) -> torch.Tensor:
-        return measure(rays.at(t), scene)["any"]
-
+    edge = 0.3 * (FRAME / resolution) / SUPERSAMPLES  # cm, of the cover: a sigmoid, which is 1 or nothing from some on
     with torch.no_grad():
-        # first one ray a pixel from afar, then all of them from just before what the neighbours met
-        far, _, _ = search(lambda t: distance(t, coarse), torch.full_like(coarse.start[0], -15.0), STEPS)
-        start = enlarge(-F.max_pool2d(-far.view(-1, 1, resolution, resolution), 3, 1, 1)) - 0.8
-        near, deepest, hit = search(distance, start, STEPS_AGAIN)
-        ahead = distance(near + 0.02)
+        # first one ray a pixel from afar, then those of pixels near a body from just before what the neighbours met
+        start = torch.full_like(coarse.start[0], -15.0)
+        first = search(coarse, scene, start, STEPS, lambda part: part.hit | (part.t > BEHIND))
+        far = torch.where(first.hit, first.near, first.deepest)
+        start = enlarge(widest(-far, resolution)).neg() - 0.8
+        close = enlarge(widest((first.best < CLEAR).to(far), resolution)) > 0
+        found = search(rays, scene, start, STEPS_AGAIN, partial(is_settled, edge=edge), close)
+        pixels, shown = pack((found.best < BARELY * edge)[:, list_rays(resolution)].any(2))
+        index = list_rays(resolution).to(pixels.device)[pixels].flatten(1)
+    rays = rays.take(index)
+    with torch.no_grad():
+        found = found.take(index)
+        look_deeper(found, rays, scene, -SURE * edge)
+        near = torch.where(found.hit, found.near, found.deepest)
+        ahead = measure(rays.at(near + 0.02), scene)["any"]
     # one Newton step where the ray meets the surface carries the gradient (implicit function theorem)
-    left = distance(near)
+    left = measure(rays.at(near), scene)["any"]
     slope = ((ahead - left.detach()) / 0.02).clamp(max=-0.15)
-    t = near - torch.where(hit, left / slope, 0.0).clamp(-0.3, 0.3)
-    cover = torch.sigmoid(-distance(deepest) / (0.3 * (FRAME / resolution) / SUPERSAMPLES))
-    return View(rays, t, cover)
+    t = near - torch.where(found.hit, left / slope, 0.0).clamp(-0.3, 0.3)
+    cover = torch.sigmoid(-measure(rays.at(found.deepest), scene)["any"] / edge)
+    return View(rays, t, cover, pixels, shown)
 
 
-def search(
-    distance: Callable[[torch.Tensor], torch.Tensor], start: torch.Tensor, steps: Sequence[float]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Returns along each ray [N,M]: where it meets the surface, where it is deepest in (or nearest to) it, whether it does.
+def is_settled(part: Search, edge: float) -> torch.Tensor:
+    """Returns which rays [N,K] need no further step: they are deep in a body, or have passed it and leave it behind."""
+    return torch.where(part.hit, part.best < -SURE * edge, (part.value > LEAVING) & (part.value > part.best + 1))
 
-    Steps go on into the body for a while: the depth of a grazing ray says how much of the pixel is covered.
-    """
-    t = start
-    value = distance(t)
-    best, deepest = value, t
-    near, hit = t, torch.zeros_like(t, dtype=torch.bool)
-    for least in steps:
-        ahead = (0.8 * value).clamp_min(least)
-        following = t + ahead
-        now = distance(following)
-        crossing = (now < 0) & (value >= 0) & ~hit
-        near = torch.where(crossing, t + ahead * (value / (value - now).clamp_min(1e-6)), near)
-        hit = hit | crossing
-        deeper = now < best
-        best, deepest = torch.where(deeper, now, best), torch.where(deeper, following, deepest)
-        t, value = following, now
-    # the last step may have ended just inside
-    now = distance(near + 0.4)
-    deepest = torch.where(hit & (now < best), near + 0.4, deepest)
-    return torch.where(hit, near, deepest), deepest, hit
+
+def look_deeper(found: Search, rays: Rays, scene: Scene, sure: float) -> None:
+    """Looks once more behind the surface that was met, in place: the last step may have ended just inside."""
+    unsure, _ = pack(found.hit & (found.best >= sure))
+    part = found.take(unsure)
+    now = measure(rays.take(unsure).at(part.near + 0.4), scene)["any"]
+    part.deepest = torch.where(part.hit & (now < part.best), part.near + 0.4, part.deepest)
+    found.put(unsure, part)
+
+
+def widest(values: torch.Tensor, resolution: int) -> torch.Tensor:
+    """Returns [N,1,R,R], the largest value of each pixel and its neighbours, of values [N,R*R]."""
+    return F.max_pool2d(values.view(-1, 1, resolution, resolution), 3, 1, 1)
+
+
+def list_rays(resolution: int) -> torch.Tensor:
+    """Returns the numbers [R*R,SUPERSAMPLES^2] of the rays of every pixel, as photograph counts them."""
+    side = resolution * SUPERSAMPLES
+    numbers = torch.arange(side * side).view(resolution, SUPERSAMPLES, resolution, SUPERSAMPLES)
+    return numbers.permute(0, 2, 1, 3).reshape(resolution * resolution, -1)
 
 
 def photograph(scene: Scene, side: int) -> Rays:

@@ -61,6 +61,11 @@ class Rays:
         world = tuple(start + way * t for start, way in zip(self.start, self.way, strict=True))
         return world, tuple(start + way * t for start, way in zip(self.head_start, self.head_way, strict=True))
 
+    def take(self, index: torch.Tensor) -> Rays:
+        """Returns some of the rays, index [N,K]."""
+        parts = (self.start, self.way, self.head_start, self.head_way)
+        return Rays(*(tuple(value.gather(1, index) for value in part) for part in parts))
+
 
 def make_rays(start: Point, way: Point, rotation: torch.Tensor) -> Rays:
     """Returns the rays with these starts and unit directions in the world; rotation [N,3,3]: from the head to the world."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ganinv.rendered.bodies import Scene, measure
-from ganinv.rendered.camera import SUPERSAMPLES, enlarge
+from ganinv.rendered.camera import SUPERSAMPLES
 from ganinv.rendered.geometry import Point
 from ganinv.rendered.relief import look_up
 
@@ -52,14 +52,14 @@ class Light:
         ]
 
 
-def illuminate(surface: Surface, scene: Scene, side: int) -> Light:
-    """Returns the light on a surface of side*side points."""
+def illuminate(surface: Surface, scene: Scene) -> Light:
+    """Returns the light on a surface, whose points are those of pixels, SUPERSAMPLES^2 of each."""
     n, normal = scene.n, surface.normal
     azimuth, elevation = (n[f"light_{name}"] * (math.pi / 180) for name in ("azimuth", "elevation"))
     lamp = (azimuth.sin() * elevation.cos(), elevation.sin(), azimuth.cos() * elevation.cos())
     facing = sum(one * two for one, two in zip(normal, lamp, strict=True))
     lit = ((facing + 0.2) / 1.2).clamp_min(0)
-    shadow = cast_shadow(surface, lamp, scene, side)
+    shadow = cast_shadow(surface, lamp, scene)
     # a hollow of the relief sees less of the sky
     relief = scene.relief
     blurred = F.avg_pool2d(F.avg_pool2d(F.pad(relief, (8, 8, 8, 8), mode="replicate"), (17, 1), 1), (1, 17), 1)
@@ -74,16 +74,13 @@ def illuminate(surface: Surface, scene: Scene, side: int) -> Light:
     return Light(lit, direct, gloss, open_sky, tint, n["ambient"], 2.0 ** n["exposure"])
 
 
-def cast_shadow(surface: Surface, lamp: Point, scene: Scene, side: int) -> torch.Tensor:
-    """Returns how much of the lamp's light reaches a surface [N,side*side]: 0 in the shadow, one number a pixel."""
-
-    def thin(value: torch.Tensor) -> torch.Tensor:
-        return value.view(-1, side, side)[:, ::SUPERSAMPLES, ::SUPERSAMPLES].flatten(1)
-
-    start = tuple(thin(point + 0.15 * out) for point, out in zip(surface.world, surface.normal, strict=True))
+def cast_shadow(surface: Surface, lamp: Point, scene: Scene) -> torch.Tensor:
+    """Returns how much of the lamp's light reaches points [N,K] of a surface: 0 in the shadow, one number per pixel."""
+    each = SUPERSAMPLES**2
+    start = tuple((point + 0.15 * out)[:, ::each] for point, out in zip(surface.world, surface.normal, strict=True))
     rays = scene.rays(start, lamp)
     shadow = torch.ones_like(start[0])
     for reach in (0.5, 1.1, 2.0, 3.2, 4.8, 7.0):
         clear = measure(rays.at(reach), scene)["any"]
         shadow = torch.minimum(shadow, (0.5 + clear / (0.35 * reach + 0.2)).clamp(0, 1))
-    return enlarge(shadow.view(-1, 1, side // SUPERSAMPLES, side // SUPERSAMPLES))
+    return shadow.repeat_interleave(each, 1)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ganinv.rendered.bodies import Scene, find_normal, make_scene, measure
-from ganinv.rendered.camera import FRAME, SUPERSAMPLES, frame, view
+from ganinv.rendered.camera import FRAME, SUPERSAMPLES, View, frame, list_rays, view
 from ganinv.rendered.colours import mix
 from ganinv.rendered.geometry import Numbers, Point, Rays, smoothstep, step
 from ganinv.rendered.hair import paint_hair
@@ -29,15 +29,26 @@ def draw_picture(n: Numbers, resolution: int) -> torch.Tensor:
     v = stretch(head[1], n)
     v = v + 0.7 * n["chin_length"] * smoothstep(-v, 7.5, 11.0)
     colour, shine = paint(head, v, bodies, n, soft)
-    light = illuminate(Surface(world, head[0], v, head[2], normal, seen.rays.way), scene, side)
+    light = illuminate(Surface(world, head[0], v, head[2], normal, seen.rays.way), scene)
     colour = light.fall_on(colour, shine)
     # glasses, in a plane before the eyes; then the background
     colour = put_on_glasses(colour, light, scene, seen.rays, soft)
-    behind = [value * light.bright for value in paint_background(n, side)]
-    colour = mix(behind, colour, seen.cover)
-    picture = torch.stack(colour, 1).view(-1, 3, side, side)
-    picture = F.avg_pool2d(picture, SUPERSAMPLES)
+    behind = torch.stack([value * light.bright for value in paint_background(n, side)], 1)
+    picture = F.avg_pool2d(lay_over(behind, colour, seen, resolution).view(-1, 3, side, side), SUPERSAMPLES)
     return (1 - torch.exp(-1.7 * picture)).clamp_min(1e-4) ** (1 / 2.2) * 2 - 1
+
+
+def lay_over(behind: torch.Tensor, colour: list[torch.Tensor], seen: View, resolution: int) -> torch.Tensor:
+    """Returns the background [N,3,M] with the colours (3 of [N,K]) of the rays of some pixels laid over it."""
+    count = behind.shape[2]
+    index = list_rays(resolution).to(behind.device)[seen.pixels].flatten(1)
+    places = index[:, None].expand(-1, 3, -1)
+    there = behind.gather(2, places)
+    mixed = torch.stack(mix(list(there.unbind(1)), colour, seen.cover), 1)
+    # pixels that only fill up a row go to a place of their own, which is cut off
+    index = torch.where(seen.shown.repeat_interleave(SUPERSAMPLES**2, 1), index, count)
+    padded = torch.cat([behind, behind[:, :, :1]], 2)
+    return padded.scatter(2, index[:, None].expand(-1, 3, -1), mixed)[:, :, :count]
 
 
 def paint(
