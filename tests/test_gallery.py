@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from ganinv.commands import latent_attack
+from ganinv.attack.config import TEMPLATE
+from ganinv.commands import latent_attack, pixel_attack
 from ganinv.interfaces import Recognition
 from ganinv.metrics import faces
 from ganinv.photos import list_people
@@ -305,6 +306,32 @@ def test_the_users_of_a_gallery_are_attacked(world, monkeypatch, capsys):
     assert provenance["weights"]["gallery"]["sha256"]
 
 
+def test_stored_templates_are_reached(world, monkeypatch):
+    words = [*COMMON, "--gallery=users", "--photos=users", "--goal=template", "--out=run"]
+    assert run_main(monkeypatch, latent_attack, *words) == 0
+    config, report = json.loads(Path("run/config.json").read_text()), read_report("run")
+    assert config["goal"] == report["goal"] == "template" and config["optim"]["average_last"] == TEMPLATE.optim.average_last
+    target = load_assets(NAME, device=torch.device("cpu"), target="net.py:build", gallery="users", prior=False).target
+    Gallery(target.names, target.templates, "cosine", 0.3, target.scale).save("stolen.safetensors")
+    words = [*COMMON, "--templates=stolen.safetensors", "--photos=users", "--out=again"]
+    assert run_main(monkeypatch, latent_attack, *words) == 0
+    again = read_report("again")
+    assert again["summary"] == report["summary"] and again["goal"] == "template"
+    assert "template" in Path("again/report.html").read_text()
+    assert run_main(monkeypatch, pixel_attack, *COMMON, "--templates=stolen.safetensors", "--out=pixels") == 0
+    assert json.loads(Path("pixels/config.json").read_text())["goal"] == "template"
+
+
+def test_one_template_of_a_stranger_is_reached_and_the_report_says_what_it_cannot(world, monkeypatch):
+    Path("one.json").write_text(json.dumps({"Ada": torch.linspace(-1, 1, 12).tolist()}))
+    words = [word for word in COMMON if "identities" not in word]
+    assert run_main(monkeypatch, latent_attack, *words, "--identities=0", "--templates=one.json", "--out=run") == 0
+    report = read_report("run")
+    assert report["absent"]["target_score"].startswith("needs a target of two users or more")
+    assert "needs references" in report["absent"]["identity_similarity"] and "absent" in report["leak"]
+    assert report["summary"]["target_score_transformed"]["n"] == 1
+
+
 def test_photos_of_the_attacked_users_suffice_where_users_have_names(world, made):
     names = [f"p{number:02d}" for number in range(USERS)]
     for number in (4, 1):
@@ -323,6 +350,13 @@ CASES = {
     "threshold": (["--gallery=users", "--threshold=1.5"], "expected a threshold between -1 and 1, a cosine, got 1.5"),
     "nowhere": (["--gallery=nowhere"], "expected a gallery, a folder of people or a file"),
     "classes": (["--gallery=users", "--classes=names.txt"], "expected nobody beside the 2 names of the class map, got 'p02'"),
+    "no templates": (["--goal=template", "--target="], "expected a target with templates for the goal template, got"),
+    "templates twice": (["--gallery=users", "--templates=short.json"], "expected --templates or --gallery, got both"),
+    "templates of a class": (["--templates=short.json", "--goal=class"], "expected --goal=template beside --templates"),
+    "unknown goal": (["--goal=photo"], "expected a goal among class, template, got photo"),
+    "templates of another length": (["--templates=short.json"], "expected templates of 12 numbers, as the network gives"),
+    "templates nowhere": (["--templates=nowhere.npz"], "expected a gallery, a folder of people or a file"),
+    "templates not finite": (["--templates=nan.json"], "expected finite templates in nan.json, got NaN or infinity"),
     "other length": (["--gallery=short.json"], "expected templates of 12 numbers, as the network gives, got 2 of Ada"),
 }
 
@@ -332,6 +366,7 @@ def test_a_mistake_is_one_line(name, world, monkeypatch, capsys):
     words, message = CASES[name]
     Path("names.txt").write_text("p00\np01\n")
     Path("short.json").write_text('{"Ada": [1, 2]}')
+    Path("nan.json").write_text(json.dumps({"Ada": [float("nan")] * 12}))
     assert run_main(monkeypatch, latent_attack, *COMMON, *words, "--out=run") == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0] and not Path("run").exists()

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from ganinv.attack.attacks import LatentAttack
 from ganinv.attack.config import AttackConfig, Augment, Optim
 from ganinv.attack.goals import ClassGoal, TemplateGoal, make_goal
 from ganinv.attack.invert import invert
 from ganinv.interfaces import Evaluation, Recognition
+from ganinv.recognizers.gallery import Gallery, attach
 from tests.toys import RawRecognizer, toy_world
 
 CONFIG = AttackConfig(
@@ -101,3 +103,25 @@ def test_an_identity_without_a_template_is_refused():
         invert(generator, recognizer, (0, 2), CONFIG, goal=TemplateGoal(torch.eye(2, 64)))
     with pytest.raises(ValueError, match="expected a metric among cosine, euclidean, got manhattan"):
         TemplateGoal(torch.eye(2, 64), metric="manhattan")
+
+
+def test_the_goal_template_reaches_what_the_gallery_stores():
+    generator, recognizer, known = toy_world()
+    network = RawRecognizer(recognizer.centres.detach())
+    with torch.no_grad():
+        templates = network(generator.synthesize(known[:, None].expand(-1, 2, -1))).embeddings
+    target = attach(network, Gallery(("Ada", "Bob", "Cleo"), templates, "euclidean"))
+    config = replace(CONFIG, goal="template")
+    found = invert(generator, target, (2, 0), config)
+    torch.testing.assert_close(found.latents["w"].mean(1), known[[2, 0]], atol=0.02, rtol=0)
+    given = LatentAttack(**configure_as(CONFIG))(generator, network, [2, 0], templates=templates)
+    assert given.config.goal == "template" and torch.equal(given.images, found.images)
+    with pytest.raises(ValueError, match="expected a target with templates for the goal template, got one without a gallery"):
+        make_goal(config, recognizer)
+    with pytest.raises(ValueError, match="expected a goal among class, template, got photo"):
+        make_goal(replace(CONFIG, goal="photo"), recognizer)
+
+
+def configure_as(config: AttackConfig) -> dict:
+    """Returns the settings of LatentAttack that give a configuration."""
+    return {field.name: getattr(config, field.name) for field in fields(config)}

@@ -6,11 +6,12 @@ import doctest
 import importlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 import ganinv
-from ganinv.attack.config import LATENT
+from ganinv.attack.config import LATENT, MODERN, TEMPLATE
 from tests.toys import toy_world
 
 
@@ -40,6 +41,9 @@ def test_settings_of_parts_and_unknown_ones():
     attack = ganinv.LatentAttack(steps=3, optim={"lr": 0.1})
     assert attack.config.optim.lr == 0.1 and attack.config.optim.halve_at == LATENT.optim.halve_at
     assert repr(ganinv.PixelAttack("modern", steps=7)) == "PixelAttack(steps=7)"
+    inversion = ganinv.LatentAttack(goal="template", restarts=2)
+    assert inversion.config == replace(TEMPLATE, restarts=2) and repr(inversion) == "LatentAttack(restarts=2)"
+    assert ganinv.PixelAttack("modern", goal="template").config == replace(MODERN, goal="template")
     with pytest.raises(ValueError, match="expected a setting of the attack, got restart; did you mean restarts"):
         ganinv.LatentAttack(restart=3)
     with pytest.raises(ValueError, match="expected a variant among gray-box, white-box, modern, got 'black'"):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import nn
 
-from ganinv.attack.config import LATENT, PIXEL_VARIANTS, AttackConfig
+from ganinv.attack.config import LATENT, LATENT_GOALS, PIXEL_VARIANTS, AttackConfig
 from ganinv.attack.goals import make_goal
 from ganinv.attack.invert import AttackResult, ignore, invert
 from ganinv.engine.precision import keep_memory, ready_recognizer
@@ -20,7 +20,8 @@ class LatentAttack:
     """The search of a prior's latent space for the pictures that a target takes for its users.
 
     settings: fields of AttackConfig by name, such as space="w_plus", steps=100, restarts=4, access="gradients"; those of
-    its parts as dicts, optim={"lr": 0.05}. What is not named is as in scripts/latent_attack.py.
+    its parts as dicts, optim={"lr": 0.05}. What is not named is as in scripts/latent_attack.py, which has other values for
+    goal="template": that of a user's stored embedding, not of the score.
 
     >>> import ganinv
     >>> ganinv.LatentAttack(steps=50, optim={"transforms": 1})
@@ -32,6 +33,7 @@ class LatentAttack:
     defaults = LATENT
 
     def __init__(self, **settings: object):
+        self.defaults = LATENT_GOALS.get(settings.get("goal"), LATENT)
         self.config = configure(self.defaults, settings)
 
     def __call__(
@@ -68,7 +70,7 @@ class PixelAttack(LatentAttack):
         if variant not in PIXEL_VARIANTS:
             raise ValueError(f"expected a variant among {', '.join(PIXEL_VARIANTS)}, got {variant!r}")
         self.variant, self.defaults = variant, PIXEL_VARIANTS[variant][0]
-        super().__init__(**settings)
+        self.config = configure(self.defaults, settings)
 
     def __call__(
         self,
@@ -109,6 +111,7 @@ def search(
     """Returns what invert finds, with the target in its faster, equal form."""
     keep_memory()
     device = find_device(target)
+    config = config if templates is None else dataclasses.replace(config, goal="template")
     goal = make_goal(config, target, templates)
     fast = ready_recognizer(target, resolution, device)
     identities = tuple(int(identity) for identity in identities)

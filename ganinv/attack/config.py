@@ -37,8 +37,9 @@ class Augment:
 class AttackConfig:
     """What one attack does; everything but the models, the identities and the seed."""
 
+    goal: str = "class"  # class | template: the target's score of a user, or the embedding that its gallery stores
     space: str = "w_plus"  # z | w | w_plus | pixels
-    objective: str = "max_margin"  # max_margin | logit | cross_entropy | poincare | confidence
+    objective: str = "max_margin"  # max_margin | logit | cross_entropy | poincare | confidence: of the goal class
     access: str = "gradients"  # gradients | embeddings | scores | decisions: what the attack may see of the target
     tv: float = 0.0  # weight of total variation
     l2: float = 0.0  # weight of the squared pixels
@@ -61,6 +62,9 @@ class AttackConfig:
 
 # on users 5 to 14 of lfw as good as none dropped: acc_at_1 1.00 both, identity similarity 0.52 and 0.51
 LATENT = AttackConfig(optim=Optim(halve_at=(0.2, 0.4)))
+
+TEMPLATE = AttackConfig(goal="template", optim=Optim(average_last=25))
+LATENT_GOALS = {"class": LATENT, "template": TEMPLATE}
 
 # Khosravy et al. 2021, after Fredrikson et al. 2015, Algorithm 1, whose stop rule this is: no improvement for `patience`
 # steps, or 1 - p at or below `threshold`; the best picture on the way is returned

@@ -12,6 +12,8 @@ from ganinv.attack.objectives import IMAGE_TERMS, OBJECTIVES, pick, weighted_sum
 from ganinv.interfaces import Evaluation, Goal, Recognition, Recognizer, Term, require
 from ganinv.recognizers.gallery import METRICS, compare
 
+GOALS = ("class", "template")
+
 
 @dataclass(frozen=True)
 class ClassGoal:
@@ -82,11 +84,21 @@ class TemplateGoal:
 
 
 def make_goal(config: AttackConfig, recognizer: Recognizer, templates: torch.Tensor | None = None) -> Goal:
-    """Returns the goal of a configuration: its objective, or with templates [T,D] these, by the recognizer's metric.
+    """Returns the goal of a configuration: its objective, or templates [T,D], compared by the recognizer's metric.
 
-    Raises: ValueError for an unknown objective, or templates that do not fit the recognizer.
+    templates: None: where config.goal is "template" those of the recognizer's gallery.
+    Raises: ValueError for an unknown goal or objective, and for templates that do not fit the recognizer or are missing.
     """
+    if config.goal not in GOALS:
+        raise ValueError(f"expected a goal among {', '.join(GOALS)}, got {config.goal}")
     terms = {"total_variation": config.tv, "l2": config.l2}
+    if templates is None and config.goal == "template":
+        templates = getattr(recognizer, "templates", None)
+        if templates is None:
+            raise ValueError(
+                "expected a target with templates for the goal template, got one without a gallery; "
+                "pass --gallery=FOLDER or --templates=FILE"
+            )
     if templates is None:
         OBJECTIVES.find(config.objective)
         return ClassGoal(weighted_sum({config.objective: 1.0, **terms}))

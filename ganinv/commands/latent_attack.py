@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from ganinv import cli
-from ganinv.attack.config import LATENT, AttackConfig
-from ganinv.studies.attack_options import RunOptions, describe_config, read_run_config
+from ganinv.attack.config import LATENT, LATENT_GOALS, AttackConfig
+from ganinv.studies.attack_options import RunOptions, describe_config, find_goal, read_run_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +19,26 @@ class LatentAttack:
     generator: str = ""  # people, StyleGAN2 (.pkl, .pt, models/NAME), module:factory or file.py:factory; "": the world's
 
 
+def choose_defaults(config: LatentAttack) -> LatentAttack:
+    """Returns the defaults of a configuration's goal. Raises: ValueError for an unknown goal."""
+    goal = find_goal(config)
+    if goal not in LATENT_GOALS:
+        raise ValueError(f"expected a goal among {', '.join(LATENT_GOALS)}, got {goal or 'none'}")
+    return LatentAttack(attack=LATENT_GOALS[goal])
+
+
+def read_config(config: LatentAttack) -> LatentAttack:
+    """Returns the configuration, that of the run to resume or to repeat where it names one."""
+    return read_run_config(config, choose_defaults(config))
+
+
 def run(config: LatentAttack) -> dict:
     """Runs the attack."""
     from ganinv.studies.attack_run import run_attack
 
-    return run_attack(read_run_config(config, LatentAttack()), "latent")
+    return run_attack(read_config(config), "latent")
 
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(LatentAttack, run, plan=lambda config: describe_config(read_run_config(config, LatentAttack())))
+    cli.main(LatentAttack, run, plan=lambda config: describe_config(read_config(config)), choose_defaults=choose_defaults)

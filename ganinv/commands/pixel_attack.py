@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated
 
 from ganinv import cli
 from ganinv.attack.config import GRAY_BOX, PIXEL_VARIANTS, AttackConfig
-from ganinv.studies.attack_options import RunOptions, describe_config, read_run_config
+from ganinv.studies.attack_options import RunOptions, describe_config, find_goal, read_run_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +22,11 @@ class PixelAttack:
 
 
 def choose_defaults(config: PixelAttack) -> PixelAttack:
-    """Returns the defaults of a configuration's variant. Raises: ValueError for an unknown variant."""
+    """Returns the defaults of a configuration's variant and goal. Raises: ValueError for an unknown variant."""
     if config.variant not in PIXEL_VARIANTS:
         raise ValueError(f"expected a variant among {', '.join(PIXEL_VARIANTS)}, got {config.variant or 'none'}")
     attack, start = PIXEL_VARIANTS[config.variant]
+    attack = dataclasses.replace(attack, goal=find_goal(config))
     return PixelAttack(attack=attack, variant=config.variant, start=start)
 
 

@@ -21,11 +21,13 @@ DECISION_FAR = 1e-2  # the share of other users' photos that a judge would take 
 
 
 def closed_set(seen: Recognition | None, role: str) -> torch.Tensor:
-    """Returns the logits [N,C]. Raises: AbsentError without a recognition; ValueError when it has no logits."""
+    """Returns the logits [N,C]. Raises: AbsentError without a recognition or of one user; ValueError without logits."""
     if seen is None:
         raise AbsentError("needs a judge that was trained on the target's users; this world has none")
     if seen.logits is None:
         raise ValueError(f"expected a {role} with logits over the users, got an open-set recognizer")
+    if seen.logits.shape[1] == 1:
+        raise AbsentError(f"needs a {role} of two users or more: the score of the only one is 1 for any picture")
     return seen.logits
 
 

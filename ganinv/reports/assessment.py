@@ -55,6 +55,8 @@ def list_held(report: Mapping, config: Mapping) -> list[str]:
         lines.append("a picture that says something of the users, from which the search began")
     else:
         lines.append("no picture of any user")
+    if report.get("goal") == "template":
+        lines.append("the embeddings of the users that were stored when they were enrolled")
     if report["method"] != "pixel" and config.get("space") != "pixels":
         lines.append("a prior of faces, trained on other people")
     cost = report["cost"]

@@ -10,6 +10,7 @@ import torch
 
 from ganinv.metrics.catalogue import CATALOGUE
 from ganinv.metrics.statistics import holm, sign_flip_p, summarize, users_needed
+from ganinv.reports.report_file import name_method
 
 METRICS = {name: metric.direction for name, metric in CATALOGUE.items() if metric.compared}  # which direction is better
 TESTED = tuple(name for name, metric in CATALOGUE.items() if metric.tested)
@@ -100,9 +101,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
 
 def find_label(run: Run) -> str:
-    """Returns the label that a run was given, else its method and its variant or space."""
-    config = run.config
-    return config.get("label") or " ".join(filter(None, (run.report["method"], config.get("variant") or config.get("space"))))
+    """Returns the name of a run's method, see name_method."""
+    return name_method(run.report, run.config)
 
 
 def find_hash(run: Run, role: str) -> str:

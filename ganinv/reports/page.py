@@ -19,6 +19,7 @@ from ganinv.metrics.catalogue import BOTH, CATALOGUE, NEVER_MET, SURVIVES
 from ganinv.reports.answers import name_control, write_heading
 from ganinv.reports.assessment import describe_assessment
 from ganinv.reports.provenance import flat_entries
+from ganinv.reports.report_file import name_method
 
 CHART = (640, 220)  # px, of the curve of the target's score
 LONGEST_CURVE = 200  # points a curve; more are not seen at that width
@@ -29,7 +30,8 @@ def write_intro(report: Mapping) -> str:
     users = "one user" if len(report["identities"]) == 1 else f"{len(report['identities'])} users"
     if report["method"] == "judged":
         return f"Pictures of {users} of a face recognizer, made by another program, were put before other recognizers."
-    return f"A program tried to picture {users} of a face recognizer from nothing but that recognizer."
+    held = "that recognizer and their stored templates" if report.get("goal") == "template" else "that recognizer"
+    return f"A program tried to picture {users} of a face recognizer from nothing but {held}."
 
 
 def count_users(share: float, users: int, noun: str = " users") -> str:
@@ -58,7 +60,7 @@ def render_page(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor
     return template.render(
         report=report,
         intro=write_intro(report),
-        title=config.get("label") or " ".join(filter(None, [report["method"], config.get("variant") or config.get("space")])),
+        title=name_method(report, config),
         heading=write_heading(report),
         sentences=report.get("verdict", []),
         tiles=make_tiles(report),

@@ -54,7 +54,7 @@ class Report:
             folder.write_result(self.result)
             if self.result.config is not None:
                 folder.write_config(self.result.config)
-            keys = ("method", "world", "seed", "identities")
+            keys = ("method", "world", "seed", "identities", "goal")
             folder.write_report(**{key: self.content[key] for key in keys}, judgement=self.judgement, cost=self.result.cost)
         finally:
             folder.close()
@@ -114,7 +114,7 @@ def judge(
     )  # fmt: skip
     content = build_report(
         method="pixel" if pixels else "latent", world=world.name if world else "none", seed=result.seed,
-        identities=result.identities, judgement=judgement, cost=result.cost, files={},
+        identities=result.identities, judgement=judgement, cost=result.cost, files={}, goal=result.config.goal,
     )  # fmt: skip
     return Report(content, result, judgement)
 

@@ -23,10 +23,11 @@ def build_report(
     identities: Sequence[int],
     judgement: Judgement,
     cost: Cost | Absent,
+    goal: str | None = None,
     files: Mapping[str, str],
 ) -> dict:
     """Returns a report, whose schema is check_report. cost: Absent where the pictures were made elsewhere; files: path in
-    the run folder -> SHA-256."""
+    the run folder -> SHA-256; goal: of the search, "class" or "template", None without one."""
     verdict, controls = judgement.verdict, judgement.controls
     unknown = {"cost": cost.reason} if isinstance(cost, Absent) else {}
     report = {
@@ -51,6 +52,7 @@ def build_report(
         "leak": describe(judgement.leak),
         "selection": describe(judgement.selection),
         "sar": describe(judgement.success),
+        "goal": goal,
     }
     return report | {"verdict": write_verdict(report)}
 

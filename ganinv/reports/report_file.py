@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 COST_KEYS = ("seconds", "images_evaluated", "gradient_queries", "score_queries")
+
+
+def name_method(report: Mapping, config: Mapping) -> str:
+    """Returns the label that a run was given, else its method, its variant or space, and a goal other than a class."""
+    goal = config.get("goal", "class")
+    parts = (report["method"], config.get("variant") or config.get("space"), goal if goal != "class" else "")
+    return config.get("label") or " ".join(filter(None, parts))
 
 
 def read_report(path: str | Path) -> dict:
@@ -30,8 +38,9 @@ def check_report(report: object, file: str | Path) -> dict:
     Keys: method, world, identities, seed, summary (metric -> mean, ci95 [low, high] or [null, null], n), per_identity
     (one dict each, in the order of identities), cost, absent (metric -> reason), files (path -> SHA-256),
     headline, controls and ceiling (see judging.controls), judges (see judging.independence), pictures (see Verdict),
-    type_i, sets, factors, memory, leak and selection (see judging.leak), sar (see judging.success), verdict (sentences);
-    those from files on may be missing. leak, selection and sar are {"absent": reason} where nobody can say.
+    type_i, sets, factors, memory, leak and selection (see judging.leak), sar (see judging.success), verdict (sentences),
+    goal (of the search: class, template or None); those from files on may be missing.
+    leak, selection and sar are {"absent": reason} where nobody can say.
     A metric is in summary and in all of per_identity, or in absent; the numbers of cost are all None where cost is absent.
     Raises: ValueError naming the file and the first key that breaks it.
     """

@@ -24,6 +24,7 @@ class RunOptions:
     wandb_artifacts: bool = False  # log report, configuration and latents as an artifact too
     target: str = ""  # FILE.safetensors, facenet:NAME, FILE.onnx, file.py:factory, ... (README); "": the world's
     gallery: str = ""  # users to enrol in a target that embeds: a folder of photos, or .safetensors, .npz, .json
+    templates: str = ""  # stored templates to reach, a file as for --gallery, in place of the target's; --goal=template
     threshold: float | None = None  # of the gallery, a cosine or a distance; None: the network's own
     classes: str = ""  # file with the users' names in the order that numbers them; "": the card's, or the folders' order
     photos: str = ""  # folder with photos of the users, for lpips and lpips_face; "": those are absent
@@ -61,6 +62,11 @@ def read_run_config(config, defaults):
     config = cli.override(defaults, stored)
     own = {"out": place} if name == "resume" else {"out": ""} | {option: given[option] for option in changed}
     return dataclasses.replace(config, run=dataclasses.replace(config.run, **own, **{name: place}))
+
+
+def find_goal(config) -> str:
+    """Returns the goal of a configuration: a template where --templates names some."""
+    return "template" if config.run.templates else config.attack.goal
 
 
 def describe_config(config) -> dict:

@@ -15,11 +15,13 @@ import torch
 from ganinv import cli, images
 from ganinv.attack.checks import check_config
 from ganinv.attack.config import AttackConfig
+from ganinv.attack.goals import make_goal
 from ganinv.attack.invert import AttackResult, invert
 from ganinv.attack.start import draw_pool
 from ganinv.engine.precision import PROBED, Choice, choose_precision, keep_memory, ready_recognizer
 from ganinv.engine.progress import open_bar
 from ganinv.engine.signals import StoppedError, held_signals
+from ganinv.interfaces import Goal
 from ganinv.judging.independence import check_independent
 from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
 from ganinv.photos import hash_photos
@@ -41,6 +43,7 @@ class Job:
 
     method: str
     attack: AttackConfig
+    goal: Goal
     options: RunOptions
     device: torch.device
     identities: tuple[int, ...]
@@ -89,6 +92,10 @@ def check_options(config, method: str) -> None:
         raise ValueError(f"expected {spaces}, got {space}; run {SCRIPTS[method]}")
     if options.wandb not in MODES:
         raise ValueError(f"expected a wandb mode among {', '.join(MODES)}, got {options.wandb}")
+    if options.templates and options.gallery:
+        raise ValueError("expected --templates or --gallery, got both; stored templates are a gallery")
+    if options.templates and config.attack.goal != "template":
+        raise ValueError(f"expected --goal=template beside --templates, got {config.attack.goal}")
     cli.choose_device(options.device)
     cli.check_seed(options.seed)
     if options.save_every < 1:
@@ -111,11 +118,12 @@ def prepare(config, method: str) -> Job:
     prior = method == "latent"
     assets = load_assets(
         options.world, device=device, generator=config.generator if prior else "", target=options.target,
-        photos=options.photos, prior=prior, identities=identities, gallery=options.gallery, threshold=options.threshold,
-        classes=options.classes,
+        photos=options.photos, prior=prior, identities=identities, gallery=options.gallery or options.templates,
+        threshold=options.threshold, classes=options.classes,
     )  # fmt: skip
     check_recognizer(assets.target, assets.world.resolution, device=device)
-    check_config(attack, assets.target, identities, assets.generator is not None)
+    goal = make_goal(attack, assets.target)
+    check_config(attack, assets.target, identities, assets.generator is not None, goal)
     check_independent(assets.target, assets.judges)
     start = None if prior else load_start(config.start, identities, assets.world)
     provenance = describe_provenance(options.seed, device, assets.weight_files(), sys.argv)
@@ -127,7 +135,7 @@ def prepare(config, method: str) -> Job:
         print("\n".join(differences) or "environment: no difference", file=sys.stderr)
         if options.resume and any(line.startswith(("weights", "photos")) for line in differences):
             raise ValueError(f"expected the weights and photos that {options.resume} was begun with, got others (above)")
-    return Job(method, attack, options, device, identities, assets, start, provenance)
+    return Job(method, attack, goal, options, device, identities, assets, start, provenance)
 
 
 def load_start(start: str, identities: Sequence[int], world: World) -> torch.Tensor:
@@ -162,7 +170,7 @@ def search(job: Job, config, folder: RunFolder, tracker: Tracker) -> AttackResul
     with show_search(job, folder, tracker, state) as callbacks:
         result = invert(
             job.assets.generator, target, job.identities, attack, seed=options.seed, start=job.start, device=job.device,
-            prior=prior, searched=choice.apply(job.assets.generator, target), state=state, **callbacks,
+            prior=prior, searched=choice.apply(job.assets.generator, target), goal=job.goal, state=state, **callbacks,
         )  # fmt: skip
     folder.write_result(result)
     return result
@@ -249,6 +257,7 @@ def judge_result(job: Job, result: AttackResult, folder: RunFolder) -> dict:
         method=job.method,
         world=options.world,
         seed=options.seed,
+        goal=attack.goal,
         identities=job.identities,
         judgement=judgement,
         cost=result.cost,
