@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -258,6 +259,6 @@ def test_users_are_averaged_over_seeds_and_then_summarized():
     (row,) = rows
     assert row.top1 == 0.5 and row.summary.keys() == {"acc_at_1"}
     assert row.summary["acc_at_1"] == {"mean": 0.25, "ci95": [0.0, 0.5], "n": 2}
-    assert "| 0.25 [0.00, 0.50] |" in curves.format_table(rows, missing, "python x", {})
+    assert "| 0.25 [0.00, 0.50] |" in re.sub(" +", " ", curves.format_table(rows, missing, "python x", {}))
     low, high = curves.draw_curves(rows).axes[list(AXES).index("users")].get_xlim()
     assert low == pytest.approx(10 / 1.3) and high == pytest.approx(13)  # a single point has room of its own
