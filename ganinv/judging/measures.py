@@ -317,7 +317,7 @@ def factor_recovery(case: Case) -> torch.Tensor:
 
 def load_face_distance(face_trunk: str | Path | None) -> PerceptualDistance:
     """Returns the distance over a face trunk. Raises: AbsentError when the world has no such file."""
-    if face_trunk is None:
+    if face_trunk is None or not Path(face_trunk).is_file():
         raise AbsentError("needs a perceptual trunk trained on faces; this world has none")
     return perceptual.lpips_face(face_trunk)
 

@@ -147,7 +147,8 @@ def describe_test(judging: JudgingAssets, projection: Projection | None) -> dict
     test: dict = {"changes": list(MILD), "projection": None}
     if projection is not None:
         file = judging.assets.world.file("prior")
-        test["projection"] = projection.describe() | {"prior_sha256": sha256_file(file)}
+        # a prior that is no world's, given from Python, has no file
+        test["projection"] = projection.describe() | ({"prior_sha256": sha256_file(file)} if file.is_file() else {})
     return test
 
 
