@@ -51,3 +51,14 @@ def test_an_audit_from_python_is_printed_and_kept(world):
     assert {row.attack for row in found.rows} == {"search", "pixels"}
     assert str(found).startswith("Does it leak?")
     assert (found.save("runs/mine") / "search" / "report.html").is_file() and Path("runs/mine/audit.html").is_file()
+
+
+def test_a_gallery_is_attacked_by_its_templates_too():
+    for config, templates, names in (
+        (command.Audit(steps=7), False, ["pixel search", "class score"]),
+        (command.Audit(steps=7, gallery="users", target="dlib"), True, ["pixel search", "class score", "template inversion"]),
+    ):
+        attacks = command.list_attacks(config, templates)
+        assert list(attacks) == names
+        assert all(made.attack.steps == 7 and made.run.gallery == config.gallery for _, made in attacks.values())
+    assert attacks["template inversion"][1].attack.goal == "template" and attacks["class score"][1].attack.goal == "class"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
-from ganinv.attack.config import GRAY_BOX, LATENT
+from ganinv.attack.config import GRAY_BOX, LATENT, LATENT_GOALS
 from ganinv.commands.latent_attack import LatentAttack
 from ganinv.commands.pixel_attack import PixelAttack
 from ganinv.studies.attack_options import RunOptions
@@ -34,8 +34,8 @@ class Audit:
     wandb: str = "offline"  # offline | online | disabled
 
 
-def list_attacks(config: Audit) -> dict[str, tuple[str, object]]:
-    """Returns the name of each attack -> (method, configuration)."""
+def list_attacks(config: Audit, templates: bool) -> dict[str, tuple[str, object]]:
+    """Returns the name of each attack -> (method, configuration). templates: the target stores an embedding of each user."""
     shared = {field.name for field in dataclasses.fields(RunOptions)} & {field.name for field in dataclasses.fields(config)}
     run = RunOptions(**{name: getattr(config, name) for name in shared - {"out"}})
 
@@ -46,14 +46,21 @@ def list_attacks(config: Audit) -> dict[str, tuple[str, object]]:
         PIXEL: ("pixel", PixelAttack(attack=shorten(GRAY_BOX), run=run)),
         CLASS: ("latent", LatentAttack(attack=shorten(LATENT), run=run, generator=config.generator)),
     }
+    if templates:
+        attacks[TEMPLATE] = (
+            "latent",
+            LatentAttack(attack=shorten(LATENT_GOALS["template"]), run=run, generator=config.generator),
+        )
     return attacks
 
 
 def run(config: Audit) -> dict:
     """Runs the attacks and writes the report."""
     from ganinv.studies.audit import run_audit
+    from ganinv.worlds.world import find_world
 
-    return run_audit(Path(config.out).expanduser(), list_attacks(config))
+    templates = bool(config.gallery) or (not config.target and find_world(config.world).has("gallery"))
+    return run_audit(Path(config.out).expanduser(), list_attacks(config, templates))
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ def audit(
     identities, templates = tuple(identities), getattr(target, "templates", None)
     if attacks is None:
         attacks = {"pixel search": PixelAttack(), "class score": LatentAttack()}
-        attacks |= {"template inversion": LatentAttack()} if templates is not None else {}
+        attacks |= {"template inversion": LatentAttack(goal="template")} if templates is not None else {}
     reports = {}
     for name, attack in attacks.items():
         wanted = {"templates": templates} if name == "template inversion" else {}
