@@ -195,6 +195,20 @@ def test_a_discriminator_of_features_tells_photos_from_noise(photos):
     assert after < before
 
 
+def test_without_samples_the_discriminator_sees_every_reconstruction(photos, tmp_path, monkeypatch):
+    seen = []
+    lose = discriminators.FeatureDiscriminator.lose
+
+    def lose_and_tell(self, real, fake, *rest):
+        seen.append((len(real), len(fake[0])))
+        return lose(self, real, fake, *rest)
+
+    monkeypatch.setattr(discriminators.FeatureDiscriminator, "lose", lose_and_tell)
+    monkeypatch.setattr(gan, "draw_latents", lambda *rest: pytest.fail("samples are drawn"))
+    train("gan of features", photos, tmp_path)
+    assert seen == [(GAN.batch, GAN.batch)] * 2
+
+
 def test_a_generator_learns_to_give_photos_back(photos, tmp_path):
     rows: list[dict] = []
     settings = gan.GanTraining(**{**vars(GAN), "steps": 101, "alone": 1.0})

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ganinv.attack.transforms import Chain, Cutout, RandomAffine, RandomLight
 from ganinv.training.frozen_features import Projector
-from ganinv.training.gan_networks import ImageNetwork, start_loud
+from ganinv.training.gan_networks import ImageNetwork, minibatch_deviation, start_loud
 
 # whole pixels only: a resampling would blur what the discriminator sees, and artefacts could hide behind it
 AUGMENT = Chain(
@@ -113,4 +113,11 @@ def build_head(channels: int, side: int) -> nn.Sequential:
         # photos and generated pictures are normalised apart, each by their own batch
         layers += [spectral_norm(conv), nn.BatchNorm2d(filters, track_running_stats=False), nn.LeakyReLU(0.2)]
         channels, side = filters, side // 2 if halves else side
-    return nn.Sequential(*layers, spectral_norm(nn.Conv2d(channels, 1, side, bias=False)))
+    return nn.Sequential(*layers, Deviation(), spectral_norm(nn.Conv2d(channels + 1, 1, side, bias=False)))
+
+
+class Deviation(nn.Module):
+    """Adds the map of minibatch_deviation to x [N,C,H,W], so that pictures that are all alike are told by that."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, minibatch_deviation(x)], 1)

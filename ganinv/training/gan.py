@@ -34,8 +34,10 @@ NEWBORN = 250  # steps in which a discriminator that knows nothing yet is not li
 LOG_EVERY = 25  # steps
 SHOWN = 32  # samples of a grid
 EXAMPLES = 128  # photos after which frozen features are brought to unit size
+# without samples: pushed by features alone, nothing holds them, and within minutes half of them were one bad face
+FEATURES = {"inside": 5.0, "adversarial": 0.6, "samples": 0.0, "average": 0.999, "decay": 0.35}
 # what a discriminator sees -> settings that go with it
-DISCRIMINATORS = {"pictures": {}, "features": {"inside": 5.0, "adversarial": 0.6, "mixing": 0.3, "decay": 0.35}}
+DISCRIMINATORS = {"pictures": {}, "features": FEATURES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ class GanTraining:
     steps: int = 8000
     minutes: float = 0.0  # of training; steps are then as many as there is time for, and a resumed one is not the same
     alone: float = 0.5625  # share of the steps in which only encoder and generator learn; then the discriminator joins
-    batch: int = 16  # photos a step; and half as many samples, once the discriminator has joined
+    batch: int = 16  # photos a step
+    samples: float = 0.5  # as a share of the photos, once the discriminator has joined; 0: it sees reconstructions alone
     lr: float = 2e-4  # no network has equalised convolutions: 4e-4 against a discriminator diverges
     lr_alone: float = 4e-4
     decay: float = 0.3  # share of the steps, at the end, in which the rate falls to zero in a straight line
@@ -203,16 +206,16 @@ class Trainer:
         self.set_rates(falling_rate(config, step))
         real = self.draw_photos()
         codes = self.encode(real)
-        images = self.generate(self.find_latents(codes.z, with_samples=joined))
+        images = self.generate(self.find_latents(codes.z, int(config.samples * batch) if joined else 0))
         gradient, losses = self.compare(images, real)
         row = {"step": step, "pixels": losses.pop("pixels"), "divergence": codes.divergence.item()} | losses
         if joined:
-            half = batch // 2  # of the reconstructions, and all samples
-            fake = torch.cat([images[:half], images[batch:]]).detach().requires_grad_()
+            kept = batch - (len(images) - batch)  # of the reconstructions, and all samples
+            fake = torch.cat([images[:kept], images[batch:]]).detach().requires_grad_()
             row["discriminator"], seen = self.train_discriminator(real, fake, step)
             row["generator"], push = self.find_push(fake, seen, gradient[:batch].norm(), step)
-            gradient[:half] += push[:half]
-            gradient[batch:] += push[half:]
+            gradient[:kept] += push[:kept]
+            gradient[batch:] += push[kept:]
         self.optimizers["generator"].zero_grad(set_to_none=True)
         torch.autograd.backward([images, config.divergence * codes.divergence], [gradient, None])
         clip_gradients(self.optimizers["generator"], self.balance["norm"], config.clip, step)
@@ -245,14 +248,16 @@ class Trainer:
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean()
         return Codes(mean, log_variance, z, divergence)
 
-    def find_latents(self, z: torch.Tensor, *, with_samples: bool) -> torch.Tensor:
-        """Returns w [N,layers,w_dim] of codes z, and where wanted those of half as many samples."""
+    def find_latents(self, z: torch.Tensor, samples: int) -> torch.Tensor:
+        """Returns w [N,layers,w_dim] of codes z, and of so many samples."""
         w = self.mapping(z)[:, None].expand(-1, self.layers, -1)
-        if not with_samples:
+        if not samples:
             return w
         map_z = partial(self.moments.map, self.mapping)
-        half, mixing = self.config.batch // 2, self.config.mixing
-        return torch.cat([w, draw_latents(map_z, self.z_dim, half, self.layers, mixing, self.generator, self.device)])
+        drawn = draw_latents(
+            map_z, self.z_dim, samples, self.layers, self.config.mixing, self.generator, self.device
+        )  # fmt: skip
+        return torch.cat([w, drawn])
 
     def generate(self, w: torch.Tensor) -> torch.Tensor:
         """Returns pictures [N,3,R,R], about [-1,1], of w [N,layers,w_dim]."""
