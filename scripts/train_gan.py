@@ -7,6 +7,11 @@ writes state, log, sample grids and prior.safetensors with its card into runs/lf
 will take. An interrupted training goes on with the same command and --resume, and ends in the same bits. --photos takes a
 folder of people, a flat folder or a zip of pictures; a fifth of them is kept apart, to measure the prior with.
 
+    python scripts/train_gan.py --photos=FACES.zip --critic=TRUNK --discriminator=features --alone=0.3 --perceptual=1
+
+compares photos with their reconstructions in the features of a frozen network, and lets small discriminators look at the
+same features: cheaper, and sharper for as long a training.
+
 Time: 0.57 s a step, an hour for 6 200 steps, on one CPU core.
 """
 

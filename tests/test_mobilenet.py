@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from ganinv.training import frozen_features
-from ganinv.training.mobilenet import MobileNetV2, load_mobilenet
+from ganinv.training.mobilenet import MobileNetV2, load_mobilenet, read_tfjs
 from ganinv.weights.files import save_weights
 
 CHANNELS = [16, 24, 24, 32]  # of the first blocks' outputs
@@ -99,3 +101,41 @@ def test_a_tensor_that_is_missing_is_named(tensors, tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="expected the tensor Conv1/kernel"):
         load_mobilenet(tmp_path / "other.safetensors")
+
+
+def write_tfjs(folder, tensors, *, rest: bytes = b""):
+    """A layers model of TensorFlow.js: one tensor as bytes with scale and minimum, the others as they are."""
+    entries, raw = [], b""
+    for name, value in tensors.items():
+        entry = {"name": name, "shape": [*value.shape], "dtype": "float32"}
+        if name == "Conv1/kernel":
+            low, step = value.min().item(), (value.max() - value.min()).item() / 255
+            raw += ((value - low) / step).round().to(torch.uint8).numpy().tobytes()
+            entry["quantization"] = {"dtype": "uint8", "min": low, "scale": step}
+        else:
+            raw += value.numpy().tobytes()
+        entries.append(entry)
+    (folder / "model.json").write_text(json.dumps({"weightsManifest": [{"paths": ["model.bin"], "weights": entries}]}))
+    (folder / "model.bin").write_bytes(raw + rest)
+    return folder / "model.json"
+
+
+def test_a_model_of_tensorflow_js_is_read(tensors, tmp_path):
+    found = read_tfjs(write_tfjs(tmp_path, tensors))
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        step = (value.max() - value.min()) / 255 if name == "Conv1/kernel" else 0.0
+        assert (found[name] - value).abs().max() <= 0.51 * step
+    assert len(load_mobilenet(tmp_path / "model.json", (2, 3))(torch.rand(1, 3, 32, 32))) == 2
+
+
+def test_a_model_that_is_not_whole_is_refused(tensors, tmp_path):
+    file = write_tfjs(tmp_path, tensors, rest=b"more")
+    with pytest.raises(ValueError, match=r"expected \d+ bytes in .*model.bin, got \d+"):
+        read_tfjs(file)
+    file.with_suffix(".bin").write_bytes(b"few")
+    with pytest.raises(ValueError, match="expected a layers model of TensorFlow.js, .*model.json and its .bin, got none"):
+        read_tfjs(file)
+    file.write_text("{}")
+    with pytest.raises(ValueError, match="expected a layers model of TensorFlow.js"):
+        frozen_features.load_features(str(file), torch.device("cpu"))

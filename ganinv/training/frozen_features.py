@@ -76,12 +76,13 @@ class TrunkFeatures:
 
 
 def load_features(spec: str, device: torch.device) -> FrozenFeatures:
-    """Returns the features of a weight file: of a recognizer, or of a MobileNetV2 trunk, as its card says.
+    """Returns the features of a weight file: of a recognizer, or of a MobileNetV2 trunk, as its card says, or its .json.
 
     Raises: ValueError for another kind of recognizer, and whatever loading raises.
     """
     file = Path(spec)
-    if file.suffix == ".safetensors" and file.is_file() and read_card(file).get("kind") == "mobilenet_v2":
+    has_card = file.suffix == ".safetensors" and file.is_file()
+    if file.suffix == ".json" or (has_card and read_card(file).get("kind") == "mobilenet_v2"):
         return TrunkFeatures(load_mobilenet(file).to(device))
     return RecognizerFeatures(load_recognizer(spec, device))
 
