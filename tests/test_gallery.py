@@ -24,7 +24,7 @@ from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.gallery import Enrollable, EnrolledRecognizer, Gallery, average, compare, enroll, fit_scale
 from ganinv.recognizers.templates import load_gallery, read_classes
 from ganinv.reports.report_file import read_report
-from ganinv.worlds.world import load_assets
+from ganinv.worlds.assets import load_assets
 from tests.tiny_world import BRIEF, NAME, SIDE, USERS, make_tiny_world, register, run_main
 
 EAST, NORTH, WEST = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])

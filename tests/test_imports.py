@@ -10,7 +10,7 @@ import pytest
 import ganinv
 
 HEAVY = {"wandb", "ray", "matplotlib", "tqdm", "stylegan2_pytorch", "lpips", "facenet_pytorch"}
-NOT_CORE = ("ganinv.reports.tracking", "ganinv.training", "ganinv.worlds.world", "ganinv.commands")
+NOT_CORE = ("ganinv.reports.tracking", "ganinv.training", "ganinv.worlds", "ganinv.commands")
 # every module is imported in its own child of one process that holds torch alone: fresh, and torch is loaded once
 CODE = """
 import importlib, os, sys, torch

@@ -21,8 +21,8 @@ from ganinv.priors.stylegan2_pytorch_files import save_prior
 from ganinv.reports.report_file import read_report
 from ganinv.weights.cards import describe_photos
 from ganinv.weights.files import read_tensors
+from ganinv.worlds.assets import load_assets
 from ganinv.worlds.references import References
-from ganinv.worlds.world import load_assets
 from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main, write_people
 
 PUBLIC = 60

@@ -32,7 +32,7 @@ from ganinv.studies.capacity.photos import (
     training_numbers,
 )
 from ganinv.training import recognizer as training
-from ganinv.worlds import world as worlds
+from ganinv.worlds import assets as worlds
 from ganinv.worlds.world import render_references
 from tests.tiny_world import make_rendered_world, run_main
 

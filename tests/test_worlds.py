@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ganinv.commands import latent_attack
+from ganinv.interfaces import Recognition
+from ganinv.metrics.scores import face_scores
+from ganinv.photos import Photos
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import save_recognizer
+from ganinv.recognizers.published.frame import WORLD, Frame, Reframe
 from ganinv.reports.report_file import read_report
 from ganinv.weights.cards import read_card
 from ganinv.worlds import world as worlds
-from ganinv.worlds.world import World, find_world, list_worlds, load_assets, load_world, open_world
+from ganinv.worlds.assets import load_assets
+from ganinv.worlds.references import Judge
+from ganinv.worlds.thresholds import measure_thresholds
+from ganinv.worlds.world import World, find_world, list_worlds, load_world, open_world
 from tests.tiny_world import BRIEF, NAME, SIDE, USERS, make_tiny_world, register, run_main
 
 NAMES = [f"p{number:02d}" for number in range(USERS)]
@@ -180,3 +188,90 @@ def test_a_run_on_a_target_of_the_same_users_is_judged_as_the_worlds_own(monkeyp
     assert run_main(monkeypatch, latent_attack, *flags, "--out=own") == 0
     assert read_report("mine")["summary"].keys() == read_report("own")["summary"].keys()
     assert "judge_score" in read_report("mine")["summary"]
+
+
+# ---- frames
+
+
+LEFT = tuple((x - 0.1, y) for x, y in WORLD.points)
+
+
+def write_frame(weights: Path, points) -> None:
+    """Writes onto a card where the faces lay that a network was trained on."""
+    card = json.loads(weights.with_suffix(".json").read_text()) | {"frame": points}
+    weights.with_suffix(".json").write_text(json.dumps(card))
+
+
+@torch.no_grad()
+def test_what_was_trained_in_another_frame_is_moved():
+    folder = copy_world()
+    plain = load_world(folder)
+    for role in ("prior", "judge"):
+        write_frame(folder / f"{role}.safetensors", LEFT)
+    say(frame=WORLD.points)(folder)
+    moved, images = load_world(folder), torch.rand(2, 3, SIDE, SIDE) * 2 - 1
+    z = torch.randn(2, plain.prior.z_dim)
+    pictures = plain.prior.synthesize(plain.prior.map(z))
+    expected = Reframe(Frame(LEFT), WORLD, SIDE)(pictures)  # a tenth of the side to the right
+    torch.testing.assert_close(moved.prior.synthesize(moved.prior.map(z)), expected)
+    assert not torch.allclose(expected, pictures, atol=0.05)
+    step = 0.1 * SIDE
+    torch.testing.assert_close(expected[..., 4], pictures[..., 0], atol=1, rtol=0)
+    torch.testing.assert_close(
+        expected[..., 20], (1 - step % 1) * pictures[..., 20 - int(step)] + step % 1 * pictures[..., 19 - int(step)]
+    )
+    judge, same = (next(one.recognizer for one in world.judges if one.sees_users) for world in (moved, plain))
+    torch.testing.assert_close(judge(images).logits, same(Reframe(WORLD, Frame(LEFT), SIDE)(images)).logits)
+    say(frame=LEFT)(folder)  # the world's own
+    assert type(load_world(folder).prior) is type(plain.prior)
+    assert moved.prior.key != moved.file("prior").with_suffix(".json").read_text()  # pictures are kept apart
+
+
+def test_a_world_may_use_a_shipped_worlds_files(monkeypatch):
+    folder = copy_world()
+    (folder / "prior.safetensors").unlink()
+    say(roles={"prior": "other/prior.safetensors"})(folder)
+    with pytest.raises(ValueError, match="expected other/prior.safetensors for the prior in the world .*, got none"):
+        find_world(folder)
+    monkeypatch.setattr(worlds, "PRETRAINED", Path.cwd())
+    Path("other").symlink_to(NAME)
+    assert find_world(folder).file("prior") == Path.cwd() / "other" / "prior.safetensors"
+
+
+def test_a_published_target_is_no_judge_of_itself(monkeypatch):
+    entries = tuple(worlds.JudgeEntry(name=name, recognizer=name, sees_users=False) for name in ("sface", "dlib"))
+    world = World(Path("a"), roles={"target": "dlib"}, judge_entries=entries)
+    monkeypatch.setattr(World, "load", lambda self, spec: SimpleNamespace(metric="cosine"))
+    assert [judge.name for judge in world.judges] == ["sface"]
+    assert [judge.name for judge in world.load_judges("sface")] == ["dlib"]
+    assert [judge.name for judge in world.load_judges("mine.safetensors")] == ["sface", "dlib"]
+
+
+# ---- thresholds
+
+
+class Colours(torch.nn.Module):
+    """The mean colour of a picture, as an embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        return Recognition(self.weight * images.mean((2, 3)), None)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_no_more_strangers_pass_a_threshold_than_its_rate(metric):
+    count = 150
+    pixels = torch.randint(0, 256, (2 * count, 3, 1, 1), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    names = tuple(map(str, range(count)))
+    photos = Photos(pixels.expand(-1, -1, 2, 2), torch.arange(count).repeat(2), names, ())
+    found, pairs = measure_thresholds(Judge("a", Colours(), False, metric=metric), photos)
+    assert pairs == count * (count - 1) // 2 and found.keys() == {1e-2, 1e-3}  # too few for one in ten thousand
+    rows = photos.images(slice(0, count)).mean((2, 3))
+    scores = face_scores(rows, rows, metric)
+    scores = scores[tuple(torch.triu_indices(count, count, offset=1))] * (-1 if metric == "euclidean" else 1)
+    for rate, limit in found.items():
+        passed = (scores < limit) if metric == "euclidean" else (scores > limit)
+        assert 0.5 * rate < passed.double().mean() <= rate

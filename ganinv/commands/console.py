@@ -35,7 +35,8 @@ GROUPS: dict[str, dict[str, str]] = {  # what one wants -> verb, whose module is
         "measure-prior": "how good a prior is, in the eyes of networks that nobody here trained",
         "train-recognizer": "train a target, a judge or a trunk of features",
         "train-factors": "train the regressor of a rendered person's factors",
-        "embed-references": "embed the users' reference photos with the judges",
+        "enrol-users": "enrol users in a published network, and measure its judges",
+        "embed-references": "embed the users' reference photos with the judges, and measure these",
     },
 }
 VERBS = [verb for verbs in GROUPS.values() for verb in verbs]

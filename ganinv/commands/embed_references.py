@@ -10,7 +10,7 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedReferences:
-    """Write a world's references: the judges' embeddings of photos that no recognizer was trained on."""
+    """Write a world's references, photos as the judges embed them, and the judges' thresholds from held-out people."""
 
     world: str = "synthetic"  # whose judges and users
     photos: str = ""  # "": data/<world>; folder with private/, one sub-folder per user
@@ -24,13 +24,14 @@ def run(config: EmbedReferences) -> None:
     from ganinv.photos import list_people
     from ganinv.training.recipes import HELD_OUT
     from ganinv.worlds.references import References
+    from ganinv.worlds.thresholds import measure_thresholds
     from ganinv.worlds.world import load_public, load_references, load_world
 
     device = cli.choose_device(config.device)
     world = load_world(config.world, device)
     folder = config.photos or f"data/{world.name}"
     names = list_people(f"{folder}/{world.users}")
-    photos, judges = load_references(world, folder), world.judges
+    photos, judges = load_references(world, folder), [world.load_judge(entry) for entry in world.judge_entries]
     out = Path(config.out or world.file("references"))
     out.parent.mkdir(parents=True, exist_ok=True)
     References.from_photos(photos, judges, device).save(out)
@@ -38,7 +39,9 @@ def run(config: EmbedReferences) -> None:
     mean = load_public(world, folder, (0.0, HELD_OUT[0])).images().mean(0)
     images.save(mean, out.parent / "public_mean.png")
     if not config.out:
-        world.register("references", out).register("public_mean", out.parent / "public_mean.png")
+        world = world.register("references", out).register("public_mean", out.parent / "public_mean.png")
+        strangers = load_public(world, folder, HELD_OUT)
+        world.with_thresholds({judge.name: measure_thresholds(judge, strangers) for judge in judges}).save()
     print(f"{out}: {len(photos)} photos of {len(names)} users, embedded by {', '.join(judge.name for judge in judges)}")
 
 

@@ -63,6 +63,7 @@ def run(config: TrainRecognizer) -> None:
         "data": describe_data(recipe, users, public, PHOTOS_PER_USER),
         "training": dataclasses.asdict(settings),
         "seed": settings.seed,
+        "frame": world.frame,
         "identities": list(users.names) if users is not None else [],
         "metrics": {},
     }

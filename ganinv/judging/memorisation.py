@@ -18,8 +18,8 @@ from ganinv.metrics.scores import nearest_photo
 from ganinv.photos import list_people, load_photos, select_people
 from ganinv.recognizers.recognize import recognize
 from ganinv.weights.cards import find_card, read_hash_range, read_photos
+from ganinv.worlds.assets import Assets
 from ganinv.worlds.references import Judge, References
-from ganinv.worlds.world import Assets
 
 COPY_SHARE = 0.99  # of the users' own photos, which show nobody whom the prior knows, are less near to a training photo
 LEAST = 100  # references, below which such a share cannot be read

@@ -22,9 +22,8 @@ from ganinv.judging.recognitions import RecognitionCache
 from ganinv.judging.robustness import MILD, Projection, with_projection
 from ganinv.judging.success import list_systems, measure_success
 from ganinv.judging.verdict import Verdict, evaluate, find_judge, list_places
-from ganinv.priors.loading import load_generator
 from ganinv.weights.files import sha256_file
-from ganinv.worlds.world import Assets
+from ganinv.worlds.assets import Assets
 
 T = TypeVar("T")
 
@@ -43,7 +42,7 @@ class JudgingAssets:
         file = assets.world.file("prior")
         if assets.generator is not None and assets.files.get("prior") == file:
             return cls(assets, assets.generator, device)
-        return cls(assets, load_generator(str(file), device) if file.is_file() else None, device)
+        return cls(assets, assets.world.prior if file.is_file() else None, device)
 
 
 def judge_pictures(

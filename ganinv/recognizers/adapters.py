@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ganinv.interfaces import Recognizer
+from ganinv.recognizers.published.frame import WORLD, Frame
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +53,13 @@ def weight_file(spec: str) -> Path:
     return find_facenet_file(name) if kind == "facenet" else Path(file)
 
 
-def load_adapter(spec: str, device: torch.device | str, *, resolution: int = 64) -> Recognizer | None:
+def load_adapter(
+    spec: str, device: torch.device | str, *, resolution: int = 64, frame: Frame | None = None
+) -> Recognizer | None:
     """Returns the frozen recognizer of a spec that an adapter reads, None for any other spec.
 
-    Logs one line when it behaves as if fed the wrong range. resolution: the side of the pictures it will be shown.
+    Logs one line when it behaves as if fed the wrong range. resolution: the side of the pictures it will be shown; frame:
+    where the face lies in them, which networks with a frame of their own are told; None: as in published.frame.WORLD.
     Raises: ValueError, see load_dlib, load_sface, load_insightface, load_edgeface, load_facenet, load_torchvision,
     load_timm and load_exported.
     """
@@ -67,12 +71,12 @@ def load_adapter(spec: str, device: torch.device | str, *, resolution: int = 64)
 
     kind, name, file = found
     if kind in PUBLISHED:  # their preprocessing is known: no probe
-        return freeze(load_published(kind, file), device)
+        return freeze(load_published(kind, file, frame or WORLD), device)
     if kind in ("insightface", "edgeface"):
         from ganinv.recognizers.published import arcface
 
         load = arcface.load_insightface if kind == "insightface" else arcface.load_edgeface
-        recognizer = freeze(load(file, device), device)
+        recognizer = freeze(load(file, device, frame=frame or WORLD), device)
     elif kind == "facenet":
         recognizer = freeze(classifiers.load_facenet(name), device)
     elif kind in ("torchvision", "timm"):
@@ -87,8 +91,8 @@ def load_adapter(spec: str, device: torch.device | str, *, resolution: int = 64)
     return recognizer
 
 
-def load_published(kind: str, file: str = "") -> Recognizer:
+def load_published(kind: str, file: str = "", frame: Frame = WORLD) -> Recognizer:
     """Returns one of PUBLISHED, on the CPU, of a file or of the installed package's. Raises: ValueError, see there."""
     from ganinv.recognizers.published import dlib, sface
 
-    return {"dlib": dlib.load_dlib, "sface": sface.load_sface}[kind](file)
+    return {"dlib": dlib.load_dlib, "sface": sface.load_sface}[kind](file, frame=frame)

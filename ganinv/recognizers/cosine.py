@@ -33,7 +33,7 @@ class CosineRecognizer(Enrollable, nn.Module):
         mirror: bool = False,
     ):  # fmt: skip
         super().__init__()
-        self.mirror = mirror
+        self.mirror, self.reframe = mirror, nn.Identity()  # of images in another frame than the network's: see loading
         self.architecture, self.input_size, self.scale = architecture, input_size, scale
         self.embedding_dim = embedding_dim
         self.num_identities = num_identities or None
@@ -42,7 +42,9 @@ class CosineRecognizer(Enrollable, nn.Module):
 
     def embed(self, images: torch.Tensor) -> torch.Tensor:
         """Returns embeddings [N,D] of unit norm, float32, of images [N,3,H,W] in [-1,1]."""
-        features = self.backbone(resize(images, self.input_size) * 2).float()  # photos have a standard deviation near 0.5
+        features = self.backbone(
+            resize(self.reframe(images), self.input_size) * 2
+        ).float()  # photos have a standard deviation near 0.5
         return F.normalize(features, dim=1)
 
     def forward(self, images: torch.Tensor) -> Recognition:

@@ -154,6 +154,7 @@ class EnrolledRecognizer(nn.Module):
             raise ValueError(f"expected templates of {network.embedding_dim} numbers, as the network gives, got {got}")
         self.network, self.metric, self.threshold, self.scale = network, gallery.metric, gallery.threshold, gallery.scale
         self.names, self.num_identities, self.embedding_dim = gallery.names, len(gallery.names), network.embedding_dim
+        self.num_photos = gallery.photos
         self.register_buffer("templates", gallery.templates.float())
 
     def forward(self, images: torch.Tensor) -> Recognition:

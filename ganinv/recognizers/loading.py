@@ -10,13 +10,16 @@ from torch import nn
 
 from ganinv.interfaces import Recognizer
 from ganinv.recognizers.callable import CallableRecognizer
+from ganinv.recognizers.published.frame import Frame, Reframe
 from ganinv.weights.cards import read_card
 from ganinv.weights.files import check_tensors, read_tensors, save_weights
 from ganinv.weights.quantisation import quantise
 from ganinv.weights.specs import call_factory, freeze, split_spec
 
 
-def load_recognizer(spec: str, device: torch.device | str = "cpu", *, resolution: int = 64) -> Recognizer:
+def load_recognizer(
+    spec: str, device: torch.device | str = "cpu", *, resolution: int = 64, frame: Frame | None = None
+) -> Recognizer:
     """Returns the frozen recognizer of a spec: a weight file with its card, one of recognizers.specs, or code.
 
     Code returns any callable of images [N,3,R,R] in [-1,1]: see CallableRecognizer. resolution: the side R of the
@@ -25,11 +28,11 @@ def load_recognizer(spec: str, device: torch.device | str = "cpu", *, resolution
     """
     from ganinv.recognizers.adapters import load_adapter
 
-    if (adapted := load_adapter(spec, device, resolution=resolution)) is not None:
+    if (adapted := load_adapter(spec, device, resolution=resolution, frame=frame)) is not None:
         return adapted
     code = split_spec(spec)
     if code is None:
-        return freeze(load_weights(spec), device)
+        return freeze(load_weights(spec, frame), device)
     recognizer = freeze(call_factory(*code), device)
     if not callable(recognizer):
         raise ValueError(f"expected a callable from {spec}, got {type(recognizer).__name__}")
@@ -55,8 +58,10 @@ def save_recognizer(model: nn.Module, path: str | Path, card: Mapping) -> dict:
     return save_weights(path, quantise(model.state_dict()), {**card, **built_from, "stored": "int8 rows"})
 
 
-def load_weights(path: str | Path) -> nn.Module:
+def load_weights(path: str | Path, frame: Frame | None = None) -> nn.Module:
     """Returns the CosineRecognizer of a weight file, frozen, on the CPU; its card says how to build it.
+
+    frame: of the images that it will be shown; where its card says that it was trained in another, they are moved first.
 
     Raises: ValueError when a file is missing or not whole, or card, SHA-256, names, shapes or values do not fit.
     """
@@ -82,4 +87,15 @@ def load_weights(path: str | Path) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn and replaced: leave the caller's draws alone
         model = CosineRecognizer(str(card.get("architecture")), mirror=card.get("mirror") is True, **options)
     model.load_state_dict(check_tensors(tensors, model.state_dict(), path))
+    trained = read_frame(card)
+    if frame is not None and trained is not None and trained != frame:
+        model.reframe = Reframe(frame, trained, model.input_size)
     return model.eval().requires_grad_(False)
+
+
+def read_frame(card: Mapping) -> Frame | None:
+    """Returns the frame of the faces that a card says a network was trained on; None where it does not say."""
+    points = card.get("frame")
+    if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 for point in points):
+        return None
+    return Frame(tuple((float(x), float(y)) for x, y in points))

@@ -20,8 +20,9 @@ from ganinv.recognizers.loading import load_recognizer
 from ganinv.reports.report_content import build_report
 from ganinv.reports.run_folder import RunFolder
 from ganinv.reports.terminal import format_report
+from ganinv.worlds.assets import Assets
 from ganinv.worlds.references import Judge, References
-from ganinv.worlds.world import Assets, World, add_photos, render_references
+from ganinv.worlds.world import World, add_photos, render_references
 
 NOWHERE = World(Path(os.devnull))  # no world: a folder in which no file can lie
 

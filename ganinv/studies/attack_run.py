@@ -32,7 +32,8 @@ from ganinv.reports.run_folder import RunFolder, new_folder
 from ganinv.reports.terminal import print_report
 from ganinv.reports.tracking import MODES, Tracker, is_sweep
 from ganinv.studies.attack_options import RunOptions, describe_config
-from ganinv.worlds.world import Assets, World, load_assets
+from ganinv.worlds.assets import Assets, load_assets
+from ganinv.worlds.world import World
 
 SCRIPTS = {"latent": "scripts/pixel_attack.py", "pixel": "scripts/latent_attack.py"}  # method -> that of the other spaces
 
@@ -167,6 +168,7 @@ def search(job: Job, config, folder: RunFolder, tracker: Tracker) -> AttackResul
         folder.write_json("config.json", describe_config(config))  # last: what has it can be resumed
     # the candidates' pictures are kept as float32 makes them
     prior = job.provenance["weights"].get("prior", {}).get("sha256", "") if attack.precision == "float32" else ""
+    prior = prior and getattr(job.assets.generator, "key", prior)
     with show_search(job, folder, tracker, state) as callbacks:
         result = invert(
             job.assets.generator, target, job.identities, attack, seed=options.seed, start=job.start, device=job.device,

@@ -18,8 +18,8 @@ from ganinv.recognizers.recognize import recognize
 from ganinv.reports.comparison import find_label
 from ganinv.reports.markdown import format_rows
 from ganinv.studies.run_comparison import find_runs, read_run
+from ganinv.worlds.assets import load_assets
 from ganinv.worlds.truth import audit_judge, distance, passing_distance
-from ganinv.worlds.world import load_assets
 
 AFTER = ", after the Type-I test"
 

@@ -27,7 +27,8 @@ from ganinv.recognizers.checks import check_recognizer
 from ganinv.reports.provenance import describe_provenance
 from ganinv.reports.run_folder import RunFolder, new_folder
 from ganinv.reports.terminal import print_report
-from ganinv.worlds.world import Assets, find_world, load_assets
+from ganinv.worlds.assets import Assets, load_assets
+from ganinv.worlds.world import find_world
 
 FILE = re.compile(r"([0-9]{1,9})_([0-9]{1,9})")  # <identity>_<k>
 DEPTHS = ("L", "RGB")  # PIL's modes of 8 bits a channel without transparency

@@ -14,7 +14,7 @@ from ganinv.photos import hash_photos
 from ganinv.reports.provenance import describe_provenance, find_differences
 from ganinv.reports.report_file import read_report
 from ganinv.weights.files import read_tensors, sha256_file
-from ganinv.worlds.world import load_assets
+from ganinv.worlds.assets import load_assets
 
 PICTURE_TOLERANCE = 2  # of 255 levels: another machine rounds differently
 METRIC_TOLERANCE = 5e-3  # of a metric, relative above 1

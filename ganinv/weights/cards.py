@@ -56,7 +56,7 @@ def describe_photos(
     if hash_range is not None:
         words += f", those whose name hashes into [{hash_range[0]},{hash_range[1]})"
     if split:
-        words += f", split {split}, at most {most} each"
+        words += f", split {split}" + (f", at most {most} each" if most else "")
     said = {"photos": photos, "people": people, "hash_range": hash_range and [*hash_range], "split": split, "most": most}
     return {name: value for name, value in said.items() if value not in (None, "", 0)} | {"words": words}
 

@@ -15,13 +15,13 @@ from torch import nn
 
 from ganinv.interfaces import Recognizer
 from ganinv.photos import Photos, choose_photos, list_people, load_photos, select_people
+from ganinv.priors.framed import FramedGenerator
 from ganinv.priors.loading import load_generator
 from ganinv.recognizers.adapters import weight_file
-from ganinv.recognizers.loading import load_recognizer
-from ganinv.recognizers.templates import load_gallery, read_classes
+from ganinv.recognizers.loading import load_recognizer, read_frame
+from ganinv.recognizers.published.frame import Frame
+from ganinv.recognizers.templates import load_gallery
 from ganinv.weights.cards import find_card
-from ganinv.weights.checkpoints import find_checkpoint
-from ganinv.weights.quoting import show
 from ganinv.worlds import world_file
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.truth import Truth, load_regressor
@@ -75,7 +75,7 @@ class World:
         if place is None:
             known = ", ".join([*self.roles, *judges]) or "nothing"
             raise ValueError(f"expected a {role} in the world {self.folder}, got {known}; train one, or name your own")
-        return place if place in PUBLISHED else str(self.folder / place)
+        return place if place in PUBLISHED else str(find_file(self.folder, place))
 
     def file(self, role: str) -> Path:
         """Returns the weight file of a role; where the world has no such role, the place where it would lie."""
@@ -83,23 +83,37 @@ class World:
 
     @cached_property
     def prior(self) -> nn.Module:
-        """Returns the generator."""
-        return load_generator(self.spec("prior"), self.device)
+        """Returns the generator; where its card says that it was trained in another frame, moved into the world's."""
+        generator, card = load_generator(self.spec("prior"), self.device), find_card(self.file("prior"))
+        trained, frame = read_frame(card), self.frame and Frame(self.frame)
+        if frame is None or trained is None or trained == frame:
+            return generator
+        return FramedGenerator(generator, trained, frame, sha256=str(card.get("sha256")))
 
     @cached_property
     def target(self) -> Recognizer:
         """Returns the recognizer under attack; an embedding network with the users of the world's gallery enrolled."""
-        recognizer = load_recognizer(self.spec("target"), self.device, resolution=self.resolution)
+        recognizer = self.load(self.spec("target"))
         return load_gallery(recognizer, self.spec("gallery")) if self.has("gallery") else recognizer
+
+    def load(self, spec: str) -> Recognizer:
+        """Returns the recognizer of a spec for the world's pictures."""
+        frame = self.frame and Frame(self.frame)
+        return load_recognizer(spec, self.device, resolution=self.resolution, frame=frame)
 
     @cached_property
     def judges(self) -> list[Judge]:
-        """Returns the judges, those first that never met the users."""
-        return [self.load_judge(entry) for entry in self.judge_entries]
+        """Returns the judges of the world's own target, those first that never met the users."""
+        return self.load_judges(self.roles.get("target", ""))
+
+    def load_judges(self, target: str, *, strangers: bool = False) -> list[Judge]:
+        """Returns the judges but a published network that is the target itself; strangers: those that never met the users."""
+        entries = [entry for entry in self.judge_entries if entry.recognizer != target or target not in PUBLISHED]
+        return [self.load_judge(entry) for entry in entries if not (strangers and entry.sees_users)]
 
     def load_judge(self, entry: JudgeEntry) -> Judge:
         """Returns a judge."""
-        recognizer = load_recognizer(self.spec(entry.name), self.device, resolution=self.resolution)
+        recognizer = self.load(self.spec(entry.name))
         return Judge(
             entry.name, recognizer, entry.sees_users, metric=getattr(recognizer, "metric", "cosine"),
             thresholds=entry.thresholds, impostor_pairs=entry.impostor_pairs, declared=getattr(recognizer, "about", ""),
@@ -149,6 +163,15 @@ class World:
         """Writes world.json."""
         world_file.write_world_file(self.folder, {f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
+    def with_thresholds(self, measured: Mapping[str, tuple[Mapping[float, float], int]]) -> World:
+        """Returns the world with judges' thresholds, name -> (false-match rate -> threshold, pairs measured on)."""
+        entries = [
+            dataclasses.replace(entry, thresholds=measured[entry.name][0], impostor_pairs=measured[entry.name][1])
+            if entry.name in measured else entry
+            for entry in self.judge_entries
+        ]  # fmt: skip
+        return dataclasses.replace(self, judge_entries=tuple(entries))
+
     def register(self, role: str, file: str | Path, *, sees_users: bool | None = None) -> World:
         """Returns the world with one more file, or another for the role; written to world.json.
 
@@ -172,6 +195,11 @@ class World:
             changed = dataclasses.replace(self, judge_entries=tuple(sorted(entries, key=lambda entry: entry.sees_users)))
         changed.save()
         return changed
+
+
+def find_file(folder: Path, place: str) -> Path:
+    """Returns the file of a place in world.json: NAME in the folder, WORLD/NAME in a shipped world."""
+    return PRETRAINED / place if "/" in place else folder / place
 
 
 def read_identities(spec: str) -> tuple[str, ...]:
@@ -200,7 +228,7 @@ def find_world(name: str | Path) -> World:
     world = World(folder, **world_file.read_world_file(folder))
     places = {**world.roles, **{entry.name: entry.recognizer for entry in world.judge_entries}}
     for role, place in places.items():
-        file = folder / place
+        file = find_file(folder, place)
         if place not in PUBLISHED and not file.is_file():
             raise ValueError(f"expected {place} for the {role} in the world {folder}, got none; copy the whole folder again")
         if place not in PUBLISHED and role not in CARDLESS and not file.with_suffix(".json").is_file():
@@ -224,109 +252,6 @@ def load_world(name: str | Path, device: torch.device | str = "cpu") -> World:
     Raises: ValueError, see find_world.
     """
     return dataclasses.replace(find_world(name), device=device)
-
-
-@dataclass(frozen=True)
-class Assets:
-    """What a run needs, loaded: generator (None: no prior), target, judges, references; files: role -> weight file.
-
-    truth: of a world of rendered people and a target that knows them, else None.
-    """
-
-    world: World
-    generator: nn.Module | None
-    target: nn.Module
-    judges: list[Judge]
-    references: References | None
-    files: dict[str, Path]
-    truth: Truth | None = None
-
-    def weight_files(self) -> dict[str, Path]:
-        """Returns role -> file of everything that was read from a file (code is in no such list)."""
-        return {role: path for role, path in self.files.items() if path.is_file()}
-
-
-def load_assets(
-    name: str, *, device: torch.device, generator: str = "", target: str = "", photos: str = "", prior: bool = True,
-    identities: Sequence[int] = (), gallery: str = "", threshold: float | None = None, classes: str = "",
-) -> Assets:  # fmt: skip
-    """Returns a world's assets, with the user's own generator, target or photos where they are given.
-
-    identities: users that are attacked, whose reference photos are rendered where the world can do that.
-    generator, target: anything that loading.py reads, "" for the world's own. A target whose card lists the world's
-    users keeps the world's judges, references and truth. photos: the world's photo folder, for what needs pictures; with
-    a target of other users, a folder with one sub-folder of new photos for each of its identities, in order of name; where
-    the target names its users, the photos of those that are attacked suffice. No judge knows these users: those alone take
-    part that compare. gallery: a folder of photos, or a file of templates, of the users to enrol in a target that embeds;
-    threshold: in place of the gallery's; classes: a file of the users' names in the order that numbers them.
-    Raises: ValueError for an unknown world, and whatever loading raises.
-    """
-    world = load_world(name, device)
-    names = read_classes(classes) if classes else ()
-    if gallery:
-        network = load_recognizer(target or world.spec("target"), device, resolution=world.resolution)
-        model = load_gallery(network, gallery, threshold=threshold, classes=names)
-        names = model.names
-    elif threshold is not None:
-        raise ValueError("expected --gallery beside --threshold, got none; pass the users to enrol")
-    else:
-        model = load_recognizer(target, device, resolution=world.resolution) if target else world.target
-        names = check_names(names or (read_identities(target) if target else ()), model.num_identities)
-    known = not (target or gallery) or world.knows(target, identities, names)
-    prior_file = find_checkpoint(generator or world.spec("prior")) if prior else None
-    prior_model = None if not prior else load_generator(str(prior_file), device) if generator else world.prior
-    judges = world.judges if known else [world.load_judge(entry) for entry in world.judge_entries if not entry.sees_users]
-    references = world.references if known else None
-    if photos and not known:
-        own = load_own_photos(photos, world.resolution, model.num_identities, names, identities)
-        references = References.from_photos(own, judges, device)
-    elif photos and references is None:
-        references = References.from_photos(load_references(world, photos), judges, device)
-    elif photos:
-        references = add_photos(references, load_references(world, photos), judges[0])
-    elif world.photos_per_user and references and (known_users := sorted({*identities} & {*references.person.tolist()})):
-        references = add_photos(references, render_references(world, known_users), judges[0], of_all=False)
-    files = {"prior": weight_file(str(prior_file))} if prior else {}
-    files["target"] = weight_file(target or world.spec("target"))
-    if gallery or (not target and world.has("gallery")):
-        files["gallery"] = Path(gallery or world.spec("gallery"))
-    files |= {judge.name: world.file(judge.name) for judge in judges if not judge.sees_users}
-    files["lpips_face"] = world.file("lpips_face")
-    files |= {judge.name: world.file(judge.name) for judge in judges if judge.sees_users}
-    files |= {role: world.file(role) for role in ("references", "factors") if known and world.has(role)}
-    return Assets(world, prior_model, model, judges, references, files, world.truth if known else None)
-
-
-def check_names(names: Sequence[str], num_identities: int | None) -> tuple[str, ...]:
-    """Returns the names of a target's users. Raises: ValueError when there are names, and another number of them."""
-    if names and len(names) != num_identities:
-        raise ValueError(f"expected a name for each of the target's {num_identities} identities, got {len(names)}")
-    return tuple(names)
-
-
-def load_own_photos(
-    photos: str | Path, resolution: int, num_identities: int | None, names: Sequence[str], identities: Sequence[int]
-) -> Photos:
-    """Returns new photos of a target's users, a sub-folder for each; where there are names, of the identities at least.
-
-    Raises: ValueError for another number of folders, or when one that is attacked is missing.
-    """
-    people = list_people(photos)
-    if not names:
-        if len(people) != num_identities:
-            raise ValueError(
-                f"expected a sub-folder of {photos} for each of the target's {num_identities} identities, in order "
-                f"of name, got {len(people)}"
-            )
-        return load_photos(people, resolution)
-    if missing := [names[identity] for identity in identities if identity < len(names) and names[identity] not in people]:
-        raise ValueError(f"expected a sub-folder {show(missing[0])} in {photos}, of a user who is attacked, got none")
-    theirs = {name: people[name] for name in names if name in people}
-    if not theirs:
-        raise ValueError(f"expected sub-folders of {photos} named as the target's users, such as {show(names[0])}, got none")
-    number = torch.tensor([row for row, name in enumerate(names) if name in people])
-    own = load_photos(theirs, resolution)
-    return dataclasses.replace(own, person=number[own.person], names=tuple(names))
 
 
 @torch.no_grad()

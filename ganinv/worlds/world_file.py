@@ -6,8 +6,8 @@
      "judges": [{"name": "verifier", "recognizer": "verifier.safetensors", "sees_users": false,
                  "thresholds": {"0.01": 0.41}, "impostor_pairs": 10000}, ...]}
 
-All keys may be left out. A role or a judge's recognizer is a file of the folder or the name of a published network, such
-as "sface"; never code, since a world is data.
+All keys may be left out. A role or a judge's recognizer is a file of the folder, WORLD/FILE of a shipped world, or the name
+of a published network, such as "sface"; never code, since a world is data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ganinv.weights.quoting import show
 
 NAME = "world.json"
 PUBLISHED = ("dlib", "sface", "facenet:vggface2", "facenet:casia-webface", "digiface")  # that a world may name
-FILE = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}\.(safetensors|png)", re.ASCII)
+FILE = re.compile(r"([a-z]\w{0,99}/)?[A-Za-z0-9_][\w.-]{0,99}\.(safetensors|png)", re.ASCII)
 CARDLESS = ("references", "public_mean")  # roles whose files are no weights
 
 
@@ -59,7 +59,7 @@ def is_frame(value: object) -> bool:
 
 
 def is_place(value: object) -> bool:
-    """Says whether a JSON value is the name of a file in the folder, or of a published network."""
+    """Says whether a JSON value is the name of a file in the folder or a shipped world, or of a published network."""
     return isinstance(value, str) and (value in PUBLISHED or FILE.fullmatch(value) is not None)
 
 
@@ -103,7 +103,10 @@ KEYS: dict[str, tuple[Callable[[object], bool], str]] = {
     "public": (is_folder_name, "the name of a sub-folder"),
     "photos_per_user": (lambda value: type(value) is int and 0 <= value <= 10**6, "a whole number from 0"),
     "shows_references": (lambda value: type(value) is bool, "true or false"),
-    "roles": (is_roles, f"roles, each NAME.safetensors in the folder or one of {', '.join(PUBLISHED)}"),
+    "roles": (
+        is_roles,
+        f"roles, each NAME.safetensors in the folder, or a shipped world's WORLD/NAME.safetensors, or {', '.join(PUBLISHED)}",
+    ),
     "judges": (is_judges, "a list of judges, each with a name of its own, recognizer and sees_users"),
 }
 

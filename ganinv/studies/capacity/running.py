@@ -37,7 +37,7 @@ from ganinv.studies.capacity.plan import (
 )
 from ganinv.training import recognizer as training
 from ganinv.weights.cards import describe_photos, read_card
-from ganinv.worlds.world import load_assets
+from ganinv.worlds.assets import load_assets
 
 
 def run_study(config) -> None:

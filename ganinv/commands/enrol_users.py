@@ -1,0 +1,69 @@
+"""Make a world of real people around a network that embeds: users enrolled, judges with thresholds, references embedded."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganinv import cli
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrolUsers:
+    """Enrol users in a network that embeds, and write templates, thresholds and references into a world; no photo."""
+
+    world: str = ""  # a folder: a new one, or a world whose target, judges and references these become
+    photos: str = ""  # folder with users/ and public/, one sub-folder per person
+    network: str = "dlib"  # dlib | sface: the target, in which users are enrolled
+    judges: str = "sface,dlib"  # published networks that judge; the target's own judges other targets
+    resolution: int = 64  # of the world's pictures, where it is new
+    grey: bool = False  # its photos are greyscale, where it is new
+    device: str = "auto"  # auto | cpu | cuda
+
+
+def run(config: EnrolUsers) -> None:
+    """Enrols and writes; then measures the judges and embeds the references, as embed_references.py does."""
+    from ganinv.commands import embed_references
+    from ganinv.photos import list_people
+    from ganinv.recognizers.adapters import PUBLISHED
+    from ganinv.recognizers.gallery import Gallery
+    from ganinv.recognizers.published.frame import WORLD
+    from ganinv.weights.cards import describe_photos
+    from ganinv.worlds.world import open_world
+
+    if not config.world or not config.photos:
+        raise ValueError("expected --world=FOLDER and --photos=FOLDER, got one or none of them")
+    judges = [name.strip() for name in config.judges.split(",") if name.strip()]
+    for name in (config.network, *judges):
+        if name not in PUBLISHED:
+            raise ValueError(f"expected a network among {', '.join(PUBLISHED)}, got {name}")
+    world = open_world(config.world)
+    if not (world.roles or world.judge_entries):
+        told = {"resolution": config.resolution, "grey": config.grey, "users": "users", "frame": WORLD.points}
+        world = dataclasses.replace(world, **told)
+    world = dataclasses.replace(world, device=cli.choose_device(config.device))
+    people = list_people(Path(config.photos) / world.users)
+    network = world.load(config.network)
+    target = network.enroll(people, split="train")
+    gallery = Gallery(target.names, target.templates.cpu(), target.metric, target.threshold, target.scale, target.num_photos)
+    card = {
+        "role": "gallery",
+        "command": cli.name_command("enrol_users"),
+        "network": config.network,
+        "data": {"users": describe_photos(gallery.photos, len(people), split="train")},
+        "network_trained_on": network.facts.training,
+    }
+    world.folder.mkdir(parents=True, exist_ok=True)
+    gallery.save(world.folder / "gallery.safetensors", card)
+    world = world.register("target", config.network).register("gallery", world.folder / "gallery.safetensors")
+    for name in judges:
+        world = world.register(name, name, sees_users=False)
+    print(f"{world.folder}: {len(people)} users enrolled in {config.network}, scale {gallery.scale:g}")
+    told = embed_references.EmbedReferences(world=str(world.folder), photos=config.photos, device=config.device)
+    embed_references.run(told)
+
+
+def main() -> None:
+    """Parses the command line and runs."""
+    cli.main(EnrolUsers, run)

@@ -1,0 +1,124 @@
+"""What a run needs, loaded: a world's assets, with the user's own prior, target, gallery or photos in their place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ganinv.photos import Photos, list_people, load_photos
+from ganinv.priors.loading import load_generator
+from ganinv.recognizers.adapters import weight_file
+from ganinv.recognizers.templates import load_gallery, read_classes
+from ganinv.weights.checkpoints import find_checkpoint
+from ganinv.weights.quoting import show
+from ganinv.worlds.references import Judge, References
+from ganinv.worlds.truth import Truth
+from ganinv.worlds.world import World, add_photos, load_references, load_world, read_identities, render_references
+
+
+@dataclass(frozen=True)
+class Assets:
+    """What a run needs, loaded: generator (None: no prior), target, judges, references; files: role -> weight file.
+
+    truth: of a world of rendered people and a target that knows them, else None.
+    """
+
+    world: World
+    generator: nn.Module | None
+    target: nn.Module
+    judges: list[Judge]
+    references: References | None
+    files: dict[str, Path]
+    truth: Truth | None = None
+
+    def weight_files(self) -> dict[str, Path]:
+        """Returns role -> file of everything that was read from a file (code is in no such list)."""
+        return {role: path for role, path in self.files.items() if path.is_file()}
+
+
+def load_assets(
+    name: str, *, device: torch.device, generator: str = "", target: str = "", photos: str = "", prior: bool = True,
+    identities: Sequence[int] = (), gallery: str = "", threshold: float | None = None, classes: str = "",
+) -> Assets:  # fmt: skip
+    """Returns a world's assets, with the user's own generator, target or photos where they are given.
+
+    identities: users that are attacked, whose reference photos are rendered where the world can do that.
+    generator, target: anything that loading.py reads, "" for the world's own. A target whose card lists the world's
+    users keeps the world's judges, references and truth. photos: the world's photo folder, for what needs pictures; with
+    a target of other users, a folder with one sub-folder of new photos for each of its identities, in order of name; where
+    the target names its users, the photos of those that are attacked suffice. No judge knows these users: those alone take
+    part that compare. gallery: a folder of photos, or a file of templates, of the users to enrol in a target that embeds;
+    threshold: in place of the gallery's; classes: a file of the users' names in the order that numbers them.
+    Raises: ValueError for an unknown world, and whatever loading raises.
+    """
+    world = load_world(name, device)
+    names = read_classes(classes) if classes else ()
+    if gallery:
+        network = world.load(target or world.spec("target"))
+        model = load_gallery(network, gallery, threshold=threshold, classes=names)
+        names = model.names
+    elif threshold is not None:
+        raise ValueError("expected --gallery beside --threshold, got none; pass the users to enrol")
+    else:
+        model = world.load(target) if target else world.target
+        names = check_names(names or (read_identities(target) if target else ()), model.num_identities)
+    known = not (target or gallery) or world.knows(target, identities, names)
+    prior_file = find_checkpoint(generator or world.spec("prior")) if prior else None
+    prior_model = None if not prior else load_generator(str(prior_file), device) if generator else world.prior
+    judges = world.load_judges(target or world.roles.get("target", ""), strangers=not known)
+    references = world.references if known else None
+    if photos and not known:
+        own = load_own_photos(photos, world.resolution, model.num_identities, names, identities)
+        references = References.from_photos(own, judges, device)
+    elif photos and references is None:
+        references = References.from_photos(load_references(world, photos), judges, device)
+    elif photos:
+        references = add_photos(references, load_references(world, photos), judges[0])
+    elif world.photos_per_user and references and (known_users := sorted({*identities} & {*references.person.tolist()})):
+        references = add_photos(references, render_references(world, known_users), judges[0], of_all=False)
+    files = {"prior": weight_file(str(prior_file))} if prior else {}
+    files["target"] = weight_file(target or world.spec("target"))
+    if gallery or (not target and world.has("gallery")):
+        files["gallery"] = Path(gallery or world.spec("gallery"))
+    files |= {judge.name: world.file(judge.name) for judge in judges if not judge.sees_users}
+    files["lpips_face"] = world.file("lpips_face")
+    files |= {judge.name: world.file(judge.name) for judge in judges if judge.sees_users}
+    files |= {role: world.file(role) for role in ("references", "factors") if known and world.has(role)}
+    return Assets(world, prior_model, model, judges, references, files, world.truth if known else None)
+
+
+def check_names(names: Sequence[str], num_identities: int | None) -> tuple[str, ...]:
+    """Returns the names of a target's users. Raises: ValueError when there are names, and another number of them."""
+    if names and len(names) != num_identities:
+        raise ValueError(f"expected a name for each of the target's {num_identities} identities, got {len(names)}")
+    return tuple(names)
+
+
+def load_own_photos(
+    photos: str | Path, resolution: int, num_identities: int | None, names: Sequence[str], identities: Sequence[int]
+) -> Photos:
+    """Returns new photos of a target's users, a sub-folder for each; where there are names, of the identities at least.
+
+    Raises: ValueError for another number of folders, or when one that is attacked is missing.
+    """
+    people = list_people(photos)
+    if not names:
+        if len(people) != num_identities:
+            raise ValueError(
+                f"expected a sub-folder of {photos} for each of the target's {num_identities} identities, in order "
+                f"of name, got {len(people)}"
+            )
+        return load_photos(people, resolution)
+    if missing := [names[identity] for identity in identities if identity < len(names) and names[identity] not in people]:
+        raise ValueError(f"expected a sub-folder {show(missing[0])} in {photos}, of a user who is attacked, got none")
+    theirs = {name: people[name] for name in names if name in people}
+    if not theirs:
+        raise ValueError(f"expected sub-folders of {photos} named as the target's users, such as {show(names[0])}, got none")
+    number = torch.tensor([row for row, name in enumerate(names) if name in people])
+    own = load_photos(theirs, resolution)
+    return dataclasses.replace(own, person=number[own.person], names=tuple(names))

@@ -1,0 +1,64 @@
+"""A world made around published recognizers, from folders of drawn pictures: what is written, and what never is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganinv.commands import enrol_users
+from ganinv.metrics import faces
+from ganinv.photos import list_people, select_people, split_photos
+from ganinv.training.recipes import HELD_OUT
+from ganinv.weights.cards import read_card
+from ganinv.worlds.assets import load_assets
+from ganinv.worlds.world import load_world
+from tests.tiny_world import run_main, write_people
+
+USERS = 3
+
+
+def test_a_world_is_made_of_templates_thresholds_and_references_and_no_photo(tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(faces, "detect_faces", lambda images: torch.ones(len(images)))
+    write_people(Path("photos/users"), USERS, photos=5)
+    write_people(Path("photos/public"), 30, photos=1, prefix="n")
+    flags = ("--photos=photos", "--world=worlds/mine", "--network=sface", "--judges=sface,dlib", "--resolution=32")
+    assert run_main(monkeypatch, enrol_users, *flags, "--grey=True", "--device=cpu") == 0
+
+    world = load_world("worlds/mine")
+    assert (world.resolution, world.grey, world.users) == (32, True, "users") and len(world.frame) == 5
+    assert world.identities == world.target.names == ("p00", "p01", "p02") and world.target.threshold == 0.363
+    assert [judge.name for judge in world.judges] == ["dlib"]  # SFace is the target
+    held_out = len(select_people(list_people("photos/public"), *HELD_OUT))
+    assert {entry.impostor_pairs for entry in world.judge_entries} == {held_out * (held_out - 1) // 2}
+    references = [split_photos(files, "references") for files in list_people("photos/users").values()]
+    assert world.references.person.tolist() == [user for user in range(USERS) for _ in references[user]]
+    card = read_card("worlds/mine/gallery.safetensors")
+    assert card["data"]["users"] == {
+        "photos": 9, "people": 3, "split": "train", "words": "9 photos of 3 people, split train"
+    }  # fmt: skip
+    assert "MS-Celeb-1M" in card["network_trained_on"]
+    written = {path.name for path in Path("worlds/mine").iterdir()}
+    assert written == {"world.json", "gallery.json", "gallery.safetensors", "references.safetensors", "public_mean.png"}
+
+    own = load_assets("worlds/mine", device=torch.device("cpu"), target="dlib", gallery="photos/users", prior=False)
+    assert [judge.name for judge in own.judges] == ["sface"] and own.target.num_identities == USERS
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "expected --world=FOLDER and --photos=FOLDER, got one or none"),
+        (["--world=worlds/a", "--photos=b", "--network=vgg"], "expected a network among dlib, sface, got vgg"),
+        (["--world=worlds/a", "--photos=b", "--judges=me"], "expected a network among dlib, sface, got me"),
+        (["--world=worlds/a", "--photos=b"], "b/users"),
+    ],
+)
+def test_a_mistake_is_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_main(monkeypatch, enrol_users, *words) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and message in err and not Path("worlds").exists()
