@@ -2,7 +2,7 @@
 
     python scripts/latent_attack.py
 
-attacks five users of the shipped world `synthetic`, people who do not exist; scores go to the screen, pictures and report
+attacks ten users of the shipped world `synthetic`, people who do not exist; scores go to the screen, pictures and report
 into runs/latent-synthetic-000. With photographs (see scripts/prepare_lfw.py):
 
     python scripts/latent_attack.py --world=lfw --photos=data/lfw --space=w_plus --seed=1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -275,3 +276,22 @@ def test_no_more_strangers_pass_a_threshold_than_its_rate(metric):
     for rate, limit in found.items():
         passed = (scores < limit) if metric == "euclidean" else (scores > limit)
         assert 0.5 * rate < passed.double().mean() <= rate
+
+
+def test_a_judge_of_ones_own_takes_the_thresholds_that_were_measured_of_it():
+    faces = find_world("faces")
+    measured = {entry.name: entry for entry in faces.judge_entries}["sface"]
+    judge = faces.find_judge("sface")
+    assert (
+        judge.thresholds == measured.thresholds and judge.impostor_pairs == measured.impostor_pairs and not judge.sees_users
+    )
+    elsewhere = dataclasses.replace(faces, judge_entries=()).find_judge("sface")
+    assert elsewhere.thresholds == measured.thresholds
+    assert dataclasses.replace(faces, judge_entries=(), frame=None).find_judge("sface").thresholds == {}
+    with pytest.raises(ValueError, match="expected a recognizer"):
+        faces.find_judge("nobody")
+
+
+def test_judges_that_embedded_no_references_judge_by_photos_alone():
+    assets = load_assets("synthetic", device=torch.device("cpu"), judges=["sface"])
+    assert [judge.name for judge in assets.judges] == ["sface"] and assets.references is None

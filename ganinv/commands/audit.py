@@ -27,6 +27,7 @@ class Audit:
     classes: str = ""  # file with the users' names in the order that numbers them; "": the card's, or the folders' order
     generator: str = ""  # the prior: a checkpoint or file.py:factory; "": the world's
     photos: str = ""  # folder with new photos of the users, for the judges; "": the world's references
+    judge: str = ""  # who judges, such as sface,dlib: judges of the world, or what --target takes; "": the world's
     steps: int = 0  # of every attack; 0: each attack's own number
     seed: int = 0  # of candidates and transforms
     device: str = "auto"  # auto | cpu | cuda

@@ -16,14 +16,14 @@ from ganinv.judging.independence import check_independent
 from ganinv.judging.judgement import Judgement
 from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
 from ganinv.photos import list_people, load_photos
-from ganinv.recognizers.loading import load_recognizer
 from ganinv.reports.report_content import build_report
 from ganinv.reports.run_folder import RunFolder
 from ganinv.reports.terminal import format_report
 from ganinv.worlds.assets import Assets
 from ganinv.worlds.references import Judge, References
-from ganinv.worlds.world import World, add_photos, render_references
+from ganinv.worlds.world import World, add_photos, load_world, render_references
 
+HOME = "faces"  # the shipped world in whose frame published judges look, and which measured their thresholds
 NOWHERE = World(Path(os.devnull))  # no world: a folder in which no file can lie
 
 
@@ -95,7 +95,8 @@ def judge(
     device = find_device(target)
     resolution = result.images.shape[-1]
     given = judges if judges is not None else world.judges if world else []
-    named = [load_judge(judge, device, resolution) if isinstance(judge, str) else judge for judge in given]
+    home = world or load_world(HOME, device)
+    named = [home.find_judge(judge) if isinstance(judge, str) else judge for judge in given]
     check_independent(target, named)
     if references is None and world is not None:
         references = show_references(world, result.identities, named)
@@ -127,13 +128,6 @@ def show_references(world: World, identities: Sequence[int], judges: Sequence[Ju
         return references
     known = sorted({*identities} & {*references.person.tolist()})
     return add_photos(references, render_references(world, known), judges[0], of_all=False) if known else references
-
-
-def load_judge(spec: str, device: torch.device, resolution: int) -> Judge:
-    """Returns a judge that never met the users, of what load_recognizer reads."""
-    recognizer = load_recognizer(spec, device, resolution=resolution)
-    said = {name: getattr(recognizer, name) for name in ("metric",) if hasattr(recognizer, name)}
-    return Judge(spec, recognizer, sees_users=False, declared=getattr(recognizer, "about", ""), **said)
 
 
 def embed_references(

@@ -16,7 +16,7 @@ class RunOptions:
     """Whom an attack is for, on what, and where its results go."""
 
     world: str = "synthetic"  # name or folder: prior, target, judges and references that belong together
-    identities: str = "0-4"  # users to reconstruct, such as 0-4,9
+    identities: str = "0-9"  # users to reconstruct, such as 0-4,9; of five no p can be below 0.06
     seed: int = 0  # of candidates and transforms
     device: str = "auto"  # auto | cpu | cuda
     out: str = ""  # the run folder; "": runs/<method>-<world>-<NNN>
@@ -28,6 +28,7 @@ class RunOptions:
     threshold: float | None = None  # of the gallery, a cosine or a distance; None: the network's own
     classes: str = ""  # file with the users' names in the order that numbers them; "": the card's, or the folders' order
     photos: str = ""  # folder with photos of the users, for lpips and lpips_face; "": those are absent
+    judge: str = ""  # who judges, such as sface,dlib: judges of the world, or what --target takes; "": the world's
     label: str = ""  # name in comparisons; "": by method
     resume: str = ""  # a run folder to go on with, as it was configured; takes no other option
     from_run: str = ""  # a run folder to repeat in a new one; takes only --out, --device and --wandb beside it

@@ -120,7 +120,7 @@ def prepare(config, method: str) -> Job:
     assets = load_assets(
         options.world, device=device, generator=config.generator if prior else "", target=options.target,
         photos=options.photos, prior=prior, identities=identities, gallery=options.gallery or options.templates,
-        threshold=options.threshold, classes=options.classes,
+        threshold=options.threshold, classes=options.classes, judges=[name for name in options.judge.split(",") if name],
     )  # fmt: skip
     check_recognizer(assets.target, assets.world.resolution, device=device)
     goal = make_goal(attack, assets.target)

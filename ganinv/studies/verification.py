@@ -33,6 +33,7 @@ def check_run(run: str, photos: str = "", device: str = "auto") -> Iterator[tupl
         identities = cli.parse_identities(settings["identities"])
         specs = {name: settings.get(name, "") for name in ("generator", "target", "gallery", "classes")}
         specs["threshold"] = settings.get("threshold")
+        specs["judges"] = [name for name in settings.get("judge", "").split(",") if name]
         photos, space, keep = photos or settings["photos"], settings["space"], settings["keep"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"expected a run's config.json in {folder}, got none that can be read ({error})") from error

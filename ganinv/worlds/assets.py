@@ -44,6 +44,7 @@ class Assets:
 def load_assets(
     name: str, *, device: torch.device, generator: str = "", target: str = "", photos: str = "", prior: bool = True,
     identities: Sequence[int] = (), gallery: str = "", threshold: float | None = None, classes: str = "",
+    judges: Sequence[str] = (),
 ) -> Assets:  # fmt: skip
     """Returns a world's assets, with the user's own generator, target or photos where they are given.
 
@@ -54,6 +55,7 @@ def load_assets(
     the target names its users, the photos of those that are attacked suffice. No judge knows these users: those alone take
     part that compare. gallery: a folder of photos, or a file of templates, of the users to enrol in a target that embeds;
     threshold: in place of the gallery's; classes: a file of the users' names in the order that numbers them.
+    judges: recognizers that judge in place of the world's, by a judge's name or anything that load_recognizer reads.
     Raises: ValueError for an unknown world, and whatever loading raises.
     """
     world = load_world(name, device)
@@ -70,8 +72,11 @@ def load_assets(
     known = not (target or gallery) or world.knows(target, identities, names)
     prior_file = find_checkpoint(generator or world.spec("prior")) if prior else None
     prior_model = None if not prior else load_generator(str(prior_file), device) if generator else world.prior
-    judges = world.load_judges(target or world.roles.get("target", ""), strangers=not known)
+    chosen = [world.find_judge(judge) for judge in judges]
+    judges = chosen or world.load_judges(target or world.roles.get("target", ""), strangers=not known)
     references = world.references if known else None
+    if references and not {judge.name for judge in judges} <= references.embeddings.keys():
+        references = None  # others embedded them; photos help
     if photos and not known:
         own = load_own_photos(photos, world.resolution, model.num_identities, names, identities)
         references = References.from_photos(own, judges, device)
@@ -85,11 +90,16 @@ def load_assets(
     files["target"] = weight_file(target or world.spec("target"))
     if gallery or (not target and world.has("gallery")):
         files["gallery"] = Path(gallery or world.spec("gallery"))
-    files |= {judge.name: world.file(judge.name) for judge in judges if not judge.sees_users}
+    files |= {judge.name: find_judge_file(world, judge) for judge in judges if not judge.sees_users}
     files["lpips_face"] = world.file("lpips_face")
     files |= {judge.name: world.file(judge.name) for judge in judges if judge.sees_users}
     files |= {role: world.file(role) for role in ("references", "factors") if known and world.has(role)}
     return Assets(world, prior_model, model, judges, references, files, world.truth if known else None)
+
+
+def find_judge_file(world: World, judge: Judge) -> Path:
+    """Returns the weight file of a judge; the place named by its spec where it is code."""
+    return world.file(judge.name) if world.has(judge.name) else weight_file(judge.name)
 
 
 def check_names(names: Sequence[str], num_identities: int | None) -> tuple[str, ...]:

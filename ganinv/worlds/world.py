@@ -111,13 +111,28 @@ class World:
         entries = [entry for entry in self.judge_entries if entry.recognizer != target or target not in PUBLISHED]
         return [self.load_judge(entry) for entry in entries if not (strangers and entry.sees_users)]
 
-    def load_judge(self, entry: JudgeEntry) -> Judge:
-        """Returns a judge."""
-        recognizer = self.load(self.spec(entry.name))
+    def load_judge(self, entry: JudgeEntry, recognizer: Recognizer | None = None) -> Judge:
+        """Returns a judge; its recognizer is loaded where none is given."""
+        recognizer = recognizer or self.load(self.spec(entry.name))
         return Judge(
             entry.name, recognizer, entry.sees_users, metric=getattr(recognizer, "metric", "cosine"),
             thresholds=entry.thresholds, impostor_pairs=entry.impostor_pairs, declared=getattr(recognizer, "about", ""),
         )  # fmt: skip
+
+    def find_judge(self, spec: str) -> Judge:
+        """Returns a judge of the world by its name, or of anything that load_recognizer reads, which never met the users.
+
+        A published network's thresholds are the shipped world's that measured them, where its faces lie in this one's frame.
+        """
+        entries = {entry.name: entry for entry in self.judge_entries}
+        if spec in entries:
+            return self.load_judge(entries[spec])
+        measured = [find_world(name) for name in list_worlds()] if spec in PUBLISHED else []
+        known = [
+            entry for world in measured if world.frame == self.frame for entry in world.judge_entries if entry.name == spec
+        ]
+        entry = known[0] if known else JudgeEntry(name=spec, recognizer=spec, sees_users=False)
+        return self.load_judge(entry, self.load(spec))
 
     @cached_property
     def references(self) -> References | None:
