@@ -30,8 +30,8 @@ from ganinv.weights.files import read_tensors, save_weights
 from ganinv.weights.quoting import show
 
 TYPICAL_SCORE = 0.9
-# where there are templates and no photos to fit it: as fitted for 40 users, 20 photos each, of SFace and of dlib's network
-DEFAULT_SCALES = {"cosine": 16.0, "euclidean": 16.0}
+# where there are templates and no photos to fit it: as fitted for 40 users of the world faces, of SFace and of dlib's network
+DEFAULT_SCALES = {"cosine": 8.73, "euclidean": 16.8}
 FACE_FOUND = 0.9  # of MTCNN, from which a photo is said to show a face
 
 
