@@ -14,8 +14,9 @@ SCREEN = 45  # lines of --help
 def format_help(config_type: type, defaults: object = None, width: int = 100) -> str:
     """Returns one line per option: name, type, text, default; cut to width, the default never.
 
-    Where that is more than a screen, the options of a group share lines, by names and defaults alone. (tyro's own help, which
-    --help-verbose prints, takes two lines per option and a frame per group.)
+    Where that is more than a screen, the options of a group share lines, by names and defaults alone, and then neighbours
+    that need least explanation. (tyro's own help, which --help-verbose prints, takes two lines per option and a frame per
+    group.)
     """
     summary = (config_type.__doc__ or "").strip()
     if summary.startswith(f"{config_type.__name__}("):  # what dataclass writes where there is no docstring
@@ -25,7 +26,7 @@ def format_help(config_type: type, defaults: object = None, width: int = 100) ->
     places = "".join(f" [{name} ...]" for name, kind, _, _ in options if not kind)
     lines = [f"usage: {name_program()}{places} [--option=value ...]", *(line[:width] for line in summary.splitlines()[:1])]
     if len(options) + len(lines) + 1 > SCREEN:
-        options = fold_groups(options, width)
+        options = fold_neighbours(fold_groups(options, width), SCREEN - len(lines) - 1)
     for name, kind, text, default in options:
         head, tail = f"  {name} {kind}".ljust(column), f"({default})"
         room = width - len(head) - len(tail) - 1
@@ -50,4 +51,21 @@ def fold_groups(options: Sequence[tuple[str, str, str, str]], width: int) -> lis
             else:
                 folded.append(member)
                 line = [member]
+    return folded
+
+
+def fold_neighbours(options: Sequence[tuple[str, str, str, str]], most: int) -> list[tuple[str, str, str, str]]:
+    """Returns at most so many options, if pairs suffice: neighbours of one kind and of the shortest texts share a line."""
+    folded = list(options)
+    while len(folded) > most:
+        pairs = [
+            (len(first[2]) + len(second[2]), row)
+            for row, (first, second) in enumerate(itertools.pairwise(folded))
+            if first[1] and first[1] == second[1] and "," not in first[0] + second[0]
+        ]
+        if not pairs:
+            break
+        row = min(pairs)[1]
+        (name, kind, _, default), (other, _, _, its) = folded[row : row + 2]
+        folded[row : row + 2] = [(f"{name}, {other}", kind, "", f"{default}, {its}")]
     return folded
