@@ -43,7 +43,7 @@ def test_settings_of_parts_and_unknown_ones():
     assert repr(ganinv.PixelAttack("modern", steps=7)) == "PixelAttack(steps=7)"
     inversion = ganinv.LatentAttack(goal="template", restarts=2)
     assert inversion.config == replace(TEMPLATE, restarts=2) and repr(inversion) == "LatentAttack(restarts=2)"
-    assert ganinv.PixelAttack("modern", goal="template").config == replace(MODERN, goal="template")
+    assert ganinv.PixelAttack("modern", goal="template").config == replace(MODERN, goal="template", tv=2.0, l2=0.004)
     with pytest.raises(ValueError, match="expected a setting of the attack, got restart; did you mean restarts"):
         ganinv.LatentAttack(restart=3)
     with pytest.raises(ValueError, match="expected a variant among gray-box, white-box, modern, got 'black'"):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import nn
 
-from ganinv.attack.config import LATENT, LATENT_GOALS, PIXEL_VARIANTS, AttackConfig
+from ganinv.attack.config import LATENT, LATENT_GOALS, PIXEL_VARIANTS, AttackConfig, suit_goal
 from ganinv.attack.goals import make_goal
 from ganinv.attack.invert import AttackResult, ignore, invert
 from ganinv.engine.precision import keep_memory, ready_recognizer
@@ -69,7 +69,7 @@ class PixelAttack(LatentAttack):
     def __init__(self, variant: str = "gray-box", **settings: object):
         if variant not in PIXEL_VARIANTS:
             raise ValueError(f"expected a variant among {', '.join(PIXEL_VARIANTS)}, got {variant!r}")
-        self.variant, self.defaults = variant, PIXEL_VARIANTS[variant][0]
+        self.variant, self.defaults = variant, suit_goal(PIXEL_VARIANTS[variant][0], str(settings.get("goal", "class")))
         self.config = configure(self.defaults, settings)
 
     def __call__(

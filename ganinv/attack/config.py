@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,3 +85,12 @@ PIXEL_VARIANTS = {  # name -> (configuration, start picture)
     "white-box": (GRAY_BOX, "public-mean"),  # partial information on the user, given as a start picture
     "modern": (MODERN, "grey"),
 }
+# how steep the distance to a template is beside the margin of a gallery's scores, which are distances times about 16
+FLATTER = 0.04
+
+
+def suit_goal(attack: AttackConfig, goal: str) -> AttackConfig:
+    """Returns a pixel search for a goal: to a template, the terms of the picture weigh less, as the distance does."""
+    if goal != "template":
+        return replace(attack, goal=goal)
+    return replace(attack, goal=goal, tv=FLATTER * attack.tv, l2=FLATTER * attack.l2)

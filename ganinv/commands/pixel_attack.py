@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Annotated
 
 from ganinv import cli
-from ganinv.attack.config import GRAY_BOX, PIXEL_VARIANTS, AttackConfig
+from ganinv.attack.config import GRAY_BOX, PIXEL_VARIANTS, AttackConfig, suit_goal
 from ganinv.studies.attack_options import RunOptions, describe_config, find_goal, read_run_config
 
 
@@ -26,8 +25,7 @@ def choose_defaults(config: PixelAttack) -> PixelAttack:
     if config.variant not in PIXEL_VARIANTS:
         raise ValueError(f"expected a variant among {', '.join(PIXEL_VARIANTS)}, got {config.variant or 'none'}")
     attack, start = PIXEL_VARIANTS[config.variant]
-    attack = dataclasses.replace(attack, goal=find_goal(config))
-    return PixelAttack(attack=attack, variant=config.variant, start=start)
+    return PixelAttack(attack=suit_goal(attack, find_goal(config)), variant=config.variant, start=start)
 
 
 def read_config(config: PixelAttack) -> PixelAttack:
