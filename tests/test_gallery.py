@@ -310,7 +310,7 @@ def test_stored_templates_are_reached(world, monkeypatch):
     words = [*COMMON, "--gallery=users", "--photos=users", "--goal=template", "--out=run"]
     assert run_main(monkeypatch, latent_attack, *words) == 0
     config, report = json.loads(Path("run/config.json").read_text()), read_report("run")
-    assert config["goal"] == report["goal"] == "template" and config["optim"]["average_last"] == TEMPLATE.optim.average_last
+    assert config["goal"] == report["goal"] == "template" and config["contrast"] == TEMPLATE.contrast
     target = load_assets(NAME, device=torch.device("cpu"), target="net.py:build", gallery="users", prior=False).target
     Gallery(target.names, target.templates, "cosine", 0.3, target.scale).save("stolen.safetensors")
     words = [*COMMON, "--templates=stolen.safetensors", "--photos=users", "--out=again"]

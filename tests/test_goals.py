@@ -125,3 +125,29 @@ def test_the_goal_template_reaches_what_the_gallery_stores():
 def configure_as(config: AttackConfig) -> dict:
     """Returns the settings of LatentAttack that give a configuration."""
     return {field.name: getattr(config, field.name) for field in fields(config)}
+
+
+def test_contrast_leads_past_the_template_away_from_the_mean_of_the_prior():
+    templates, others = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.0, 3.0]])
+    goal = TemplateGoal(templates, metric="euclidean")
+    past = goal.aim_past(others, 0.5)
+    assert past.aims.tolist() == [[1.5, -1.0]] and goal.aims.tolist() == [[1.0, 0.0]]
+    there = evaluate(past.aims, [0])
+    assert past(there).item() == 0 and goal(there).item() == pytest.approx(1.25)
+    assert torch.equal(past.score(there.recognition, there.identities), goal.score(there.recognition, there.identities))
+    turned = TemplateGoal(templates).aim_past(others, 0.5)  # of unit norm: the mean of others is (0, 1)
+    assert turned.aims.tolist()[0] == pytest.approx([1.5 / 2.5**0.5, -0.5 / 2.5**0.5])
+
+    generator, recognizer, known = toy_world()
+    network = RawRecognizer(recognizer.centres.detach())
+    with torch.no_grad():
+        templates = network(generator.synthesize(known[:, None].expand(-1, 2, -1))).embeddings
+    config = replace(CONFIG, goal="template", contrast=0.2, bound=4.0)
+    states = []
+    found = invert(
+        generator, attach(network, Gallery(("Ada", "Bob", "Cleo"), templates, "euclidean")), (0, 1), config,
+        on_state=lambda describe: states.append(describe()),
+    )  # fmt: skip
+    mean = states[0]["others"].mean(0) @ generator.matrix.T
+    torch.testing.assert_close(found.latents["w"].mean(1), known[:2] + 0.2 * (known[:2] - mean), atol=0.03, rtol=0)
+    assert states[0]["others"].shape == (200, 64) and found.queries["shared"] >= 200

@@ -14,7 +14,7 @@ LEAST = {"steps": 0, "candidates": 0, "restarts": 1, "keep": 1, "final_transform
     "log_every": 0
 }
 LEAST_OPTIM = {"transforms": 1, "average_last": 0, "pairs": 1}
-RANGES = {"psi": (0.0, 2.0), "bound": (0.0, 100.0), "blur_sigma": (0.0, 5.0)}
+RANGES = {"psi": (0.0, 2.0), "bound": (0.0, 100.0), "blur_sigma": (0.0, 5.0), "contrast": (0.0, 10.0)}
 
 
 def check_config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,7 @@ class TemplateGoal:
     templates [T,D]: identity i is row i. metric: "cosine" lowers 1 - cosine, and the score is (1 + cosine) / 2;
     "euclidean" lowers the squared distance d (plain where squared is False), and the score is 1 / (1 + d), of the plain
     one. Both scores rise as the embedding comes nearer, and are 1 at the template. image_terms: what else is lowered.
+    aims [T,D]: what the loss leads to, the templates themselves, or what lies past them: see aim_past.
     Raises: ValueError for templates that cannot be reached.
     """
 
@@ -57,30 +59,43 @@ class TemplateGoal:
             raise ValueError("expected templates with a direction, got one of zeros; the metric is the cosine")
         templates = templates.detach().float()
         self.templates = F.normalize(templates, dim=1) if metric == "cosine" else templates
-        self.metric, self.squared, self.image_terms = metric, squared, image_terms
+        self.metric, self.squared, self.image_terms, self.aims = metric, squared, image_terms, self.templates
+
+    def aim_past(self, others: torch.Tensor, share: float) -> TemplateGoal:
+        """Returns the goal whose loss leads past the templates, by a share of the way there from the mean of others [M,D].
+
+        A search that stops halfway stops nearer to everybody: what sets the user apart is underdone. Scores stay.
+        """
+        others = F.normalize(others, dim=1) if self.metric == "cosine" else others
+        aims = self.templates + share * (self.templates - others.mean(0).to(self.templates))
+        goal = copy.copy(self)
+        goal.aims = F.normalize(aims, dim=1) if self.metric == "cosine" else aims
+        return goal
 
     def __call__(self, evaluation: Evaluation) -> torch.Tensor:
         """Returns the loss [N]: by metric 1 - cosine, or the squared or plain distance, and the image terms."""
-        loss = self.measure(evaluation.embeddings, evaluation.identities)
+        loss = measure_distance(evaluation.embeddings, self.aims, evaluation.identities, self.metric)
         loss = loss.square() if self.metric == "euclidean" and self.squared else loss
         return loss if self.image_terms is None else loss + self.image_terms(evaluation)
 
-    def measure(self, embeddings: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
-        """Returns the distance [N] of each embedding to its template: 1 - cosine, or Euclidean."""
-        wanted = self.templates.to(embeddings)[identities]
-        if self.metric == "cosine":
-            return 1 - (F.normalize(embeddings, dim=1) * wanted).sum(1)
-        return (embeddings - wanted).norm(dim=1)
-
     def score(self, recognition: Recognition, identities: torch.Tensor) -> torch.Tensor:
         """Returns how near [N] each embedding is to its template, in [0,1]."""
-        distance = self.measure(require(recognition, "embeddings").detach(), identities)
+        embeddings = require(recognition, "embeddings").detach()
+        distance = measure_distance(embeddings, self.templates, identities, self.metric)
         return (1 - distance / 2).clamp(0, 1) if self.metric == "cosine" else 1 / (1 + distance)
 
     def rank(self, recognition: Recognition, identities: torch.Tensor) -> torch.Tensor:
         """Returns the similarity [N,T] of each embedding to the template of every identity [T]: see gallery.compare."""
         embeddings = require(recognition, "embeddings").detach()
         return compare(embeddings, self.templates.to(embeddings)[identities], self.metric)
+
+
+def measure_distance(embeddings: torch.Tensor, points: torch.Tensor, identities: torch.Tensor, metric: str) -> torch.Tensor:
+    """Returns the distance [N] of each embedding to the point of its identity: 1 - cosine, or Euclidean."""
+    wanted = points.to(embeddings)[identities]
+    if metric == "cosine":
+        return 1 - (F.normalize(embeddings, dim=1) * wanted).sum(1)
+    return (embeddings - wanted).norm(dim=1)
 
 
 def make_goal(config: AttackConfig, recognizer: Recognizer, templates: torch.Tensor | None = None) -> Goal:

@@ -14,7 +14,7 @@ from ganinv import images as image_convention
 from ganinv.attack.access import Queries, TargetAccess
 from ganinv.attack.checks import check_config
 from ganinv.attack.config import AttackConfig
-from ganinv.attack.goals import make_goal
+from ganinv.attack.goals import TemplateGoal, make_goal
 from ganinv.attack.loop import Seen, Trial, evaluate, minimise
 from ganinv.attack.searchers import SEARCHERS
 from ganinv.attack.selection import best_per_identity, score_transformed
@@ -23,10 +23,11 @@ from ganinv.attack.start import choose_start
 from ganinv.attack.transforms import RandomAffine
 from ganinv.engine.batches import Batch, measure, parse_memory, plan
 from ganinv.engine.randomness import Streams, seeded
-from ganinv.interfaces import Generator, Goal, Recognizer, SearchSpace
+from ganinv.interfaces import Generator, Goal, Recognizer, SearchSpace, require
 
 FORWARD = 4  # times a batch fit where nothing is kept for a backward pass
 TOGETHER = 4  # batches that are stepped together
+OTHERS = 200  # samples of the prior whose mean embedding stands for everybody
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,26 @@ class Attack:
                     self.fast_generator, self.fast_trial.access, self.goal, self.wanted, self.config, self.seed, self.batch,
                     prior, on_scored,
                 )  # fmt: skip
+        if self.config.contrast and self.from_prior and isinstance(self.goal, TemplateGoal):
+            self.goal = self.goal.aim_past(self.see_others(), self.config.contrast)
+            self.fast_trial = replace(self.fast_trial, goal=self.goal)
         self.parts = list(split_work(self.identities, self.config.restarts, self.progress["planned"]))
         self.progress["of"] = len(self.parts) * self.config.steps
+
+    @torch.no_grad()
+    def see_others(self) -> torch.Tensor:
+        """Returns the embeddings [OTHERS,D] of random samples of the prior, asked for once: a resumed run has them."""
+        if self.progress.get("others") is None:
+            generator, config = self.fast_generator, self.config
+            z = torch.randn(OTHERS, generator.z_dim, generator=seeded(self.seed, "others")).to(self.device)
+
+            def see(rows: slice) -> torch.Tensor:
+                with self.queries.attempt():
+                    pictures = generator.synthesize(generator.map(z[rows], config.psi)).clamp(-1, 1)
+                    return require(self.fast_trial.access(pictures), "embeddings").float().cpu()
+
+            self.progress["others"] = torch.cat(self.batch.over(OTHERS, see))
+        return self.progress["others"].to(self.device)
 
     def plan_batch(self) -> Batch:
         """Returns the batch that config.memory holds, measured on the first step of a few samples.
