@@ -87,7 +87,7 @@ def test_an_embedding_network_has_no_users_until_they_are_enrolled():
         (Answer(lambda logits, x: logits * 0 + 2).eval(), {}, "no gradient to the picture"),
         (Answer(lambda logits, x: logits / 0).eval(), {}, "expected finite numbers"),
         (Answer(lambda logits, x: {"logits": logits}).eval(), {}, "expected one tensor, or .* got dict"),
-        (Answer(lambda logits, x: logits.sum(1)).eval(), {}, r"expected floating-point numbers \[4,...\]"),
+        (Answer(lambda logits, x: logits.sum(1)).eval(), {}, r"expected floating-point numbers \[4,C\], a row per image"),
         (Answer(lambda logits, x: x.numpy()).eval(), {}, "RuntimeError"),
         (Answer().eval(), {"size": 9}, "from the recognizer, at"),
         (Answer().eval(), {"channels": "RGBA"}, "expected channels among RGB, BGR, L"),

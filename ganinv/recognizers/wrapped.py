@@ -124,7 +124,7 @@ def split_answer(answer: object, count: int) -> tuple[torch.Tensor, torch.Tensor
     for part in parts:
         if part.ndim != 2 or len(part) != count or not part.is_floating_point():
             raise ValueError(
-                f"expected floating-point numbers [{count},...] of {count} images from the module, got {part.dtype} "
+                f"expected floating-point numbers [{count},C], a row per image, from the module, got {part.dtype} "
                 f"{list(part.shape)}"
             )
     return parts[0], parts[1] if len(parts) == 2 else None
