@@ -216,6 +216,8 @@ def test_what_was_trained_in_another_frame_is_moved():
     expected = Reframe(Frame(LEFT), WORLD, SIDE)(pictures)  # a tenth of the side to the right
     torch.testing.assert_close(moved.prior.synthesize(moved.prior.map(z)), expected)
     assert not torch.allclose(expected, pictures, atol=0.05)
+    given = load_assets(str(folder), device=torch.device("cpu"), generator=str(folder / "prior.safetensors")).generator
+    torch.testing.assert_close(given.synthesize(given.map(z)), expected)  # as --generator, too
     step = 0.1 * SIDE
     torch.testing.assert_close(expected[..., 4], pictures[..., 0], atol=1, rtol=0)
     torch.testing.assert_close(

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ganinv.photos import Photos, list_people, load_photos
-from ganinv.priors.loading import load_generator
 from ganinv.recognizers.adapters import weight_file
 from ganinv.recognizers.templates import load_gallery, read_classes
 from ganinv.weights.checkpoints import find_checkpoint
@@ -71,7 +70,7 @@ def load_assets(
         names = check_names(names or (read_identities(target) if target else ()), model.num_identities)
     known = not (target or gallery) or world.knows(target, identities, names)
     prior_file = find_checkpoint(generator or world.spec("prior")) if prior else None
-    prior_model = None if not prior else load_generator(str(prior_file), device) if generator else world.prior
+    prior_model = None if not prior else world.load_prior(str(prior_file)) if generator else world.prior
     chosen = [world.find_judge(judge) for judge in judges]
     judges = chosen or world.load_judges(target or world.roles.get("target", ""), strangers=not known)
     references = world.references if known else None

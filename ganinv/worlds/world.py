@@ -83,8 +83,12 @@ class World:
 
     @cached_property
     def prior(self) -> nn.Module:
-        """Returns the generator; where its card says that it was trained in another frame, moved into the world's."""
-        generator, card = load_generator(self.spec("prior"), self.device), find_card(self.file("prior"))
+        """Returns the world's own generator, see load_prior."""
+        return self.load_prior(self.spec("prior"))
+
+    def load_prior(self, spec: str) -> nn.Module:
+        """Returns the generator of a spec, moved into the world's frame where its card names another."""
+        generator, card = load_generator(spec, self.device), find_card(weight_file(spec))
         trained, frame = read_frame(card), self.frame and Frame(self.frame)
         if frame is None or trained is None or trained == frame:
             return generator
