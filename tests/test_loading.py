@@ -372,3 +372,20 @@ def test_a_callable_keeps_the_norm_of_its_logits():
     found = wrapped(torch.ones(1, 3, 4, 4))
     assert found.logits.tolist() == [[5, 5, 5]]
     torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def build():\n    1 / 0\n", r"got ZeroDivisionError \(division by zero\) at .*mine.py:2; mend that code"),
+        ("import sys\ndef build():\n    sys.exit('no')\n", r"got SystemExit \(no\) at .*mine.py:3"),
+        ("def build(size):\n    return size\n", "got TypeError"),
+        ("from nowhere_at_all import network\n", "got ModuleNotFoundError .*nowhere_at_all.*mine.py:1"),
+        ("def build(:\n", "got SyntaxError"),
+    ],
+)
+def test_code_that_fails_is_one_line(source, message, tmp_path):
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(ValueError, match=f"expected a model from .*mine.py:build, {message}") as caught:
+        load_recognizer(f"{tmp_path / 'mine.py'}:build", "cpu")
+    assert "\n" not in str(caught.value)

@@ -7,13 +7,13 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import nn
 
 from ganinv.attack.config import LATENT, LATENT_GOALS, PIXEL_VARIANTS, AttackConfig, suit_goal
 from ganinv.attack.goals import make_goal
 from ganinv.attack.invert import AttackResult, ignore, invert
 from ganinv.engine.precision import keep_memory, ready_recognizer
 from ganinv.interfaces import Generator, Recognizer
+from ganinv.recognizers.recognize import find_device
 
 
 class LatentAttack:
@@ -116,12 +116,6 @@ def search(
     fast = ready_recognizer(target, resolution, device)
     identities = tuple(int(identity) for identity in identities)
     return invert(prior, fast, identities, config, seed=seed, start=start, device=device, goal=goal, on_step=on_step)
-
-
-def find_device(model: object) -> torch.device:
-    """Returns the device of a model's weights; the CPU for one without."""
-    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
-    return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
 
 def configure(defaults: AttackConfig, settings: Mapping[str, object]) -> AttackConfig:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from ganinv.interfaces import Recognition, Recognizer
 from ganinv.recognizers.callable import ask
+from ganinv.recognizers.recognize import find_device
 
 
 @torch.no_grad()
@@ -17,8 +17,7 @@ def check_recognizer(recognizer: Recognizer, resolution: int, *, device: torch.d
     Raises: ValueError saying what came, when shapes, norms or values are not as agreed, or the two answers differ.
     """
     if device is None:
-        parameters = recognizer.parameters() if isinstance(recognizer, nn.Module) else iter(())
-        device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+        device = find_device(recognizer)
     images = torch.rand(4, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
     first, second = (ask(recognizer, images) for _ in range(2))
     if not isinstance(first, Recognition):
@@ -45,3 +44,13 @@ def check_answer(name: str, first: torch.Tensor | None, second: torch.Tensor | N
     # some GPU kernels add in no fixed order, hence a tolerance
     if not torch.allclose(first, second, rtol=1e-3, atol=1e-4):
         raise ValueError(f"expected the same {name} twice for the same images, got others; call eval() on the recognizer")
+
+
+def has_gradient(found: Recognition, images: torch.Tensor) -> bool:
+    """Says whether an answer for images [N,3,R,R] that require gradients changes with them by a finite gradient."""
+    answer = found.embeddings if found.logits is None else found.logits
+    if not answer.requires_grad:
+        return False
+    weights = torch.linspace(1, 2, answer.numel(), device=answer.device)  # a softmax's plain sum would be flat
+    (gradient,) = torch.autograd.grad((answer.flatten() * weights).sum(), images, allow_unused=True)
+    return gradient is not None and bool(torch.isfinite(gradient).all() and gradient.abs().max() > 0)

@@ -27,6 +27,7 @@ from torch import nn
 
 from ganinv.interfaces import Recognition
 from ganinv.recognizers.callable import CallableRecognizer, brief
+from ganinv.recognizers.checks import has_gradient
 from ganinv.recognizers.preprocessing import FileCard, Preprocessing, draw_faces, read_file_card
 from ganinv.weights.specs import freeze
 
@@ -115,12 +116,8 @@ def load_exported(
 
 def check_gradient(found: Recognition, images: torch.Tensor, path: Path) -> None:
     """Raises ValueError unless the answer changes with the images by a finite gradient."""
-    answer = found.embeddings if found.logits is None else found.logits
-    if answer.requires_grad:
-        weights = torch.linspace(1, 2, answer.numel(), device=answer.device)  # a softmax's plain sum would be flat
-        (gradient,) = torch.autograd.grad((answer.flatten() * weights).sum(), images, allow_unused=True)
-        if gradient is not None and torch.isfinite(gradient).all() and gradient.abs().max() > 0:
-            return
+    if has_gradient(found, images):
+        return
     raise ValueError(
         f"expected {path} to be differentiable, got no gradient to the picture, which the attack needs; "
         "export it unquantised, and not under torch.no_grad"

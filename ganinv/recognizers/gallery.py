@@ -25,6 +25,7 @@ from ganinv import images
 from ganinv.interfaces import Recognition, Recognizer
 from ganinv.metrics.scores import METRICS
 from ganinv.photos import list_people, order_people, split_photos
+from ganinv.recognizers.recognize import find_device
 from ganinv.weights.cards import describe_photos, read_card
 from ganinv.weights.files import read_tensors, save_weights
 from ganinv.weights.quoting import show
@@ -237,12 +238,6 @@ def enroll(
 def attach(network: Recognizer, gallery: Gallery) -> EnrolledRecognizer:
     """Returns the network with a gallery, frozen, where the network is."""
     return EnrolledRecognizer(network, gallery).to(find_device(network)).eval().requires_grad_(False)
-
-
-def find_device(network: object) -> torch.device:
-    """Returns the device of a network's parameters, the CPU where it has none."""
-    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
-    return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
 
 def check_face(name: str, files: Sequence[Path]) -> None:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from ganinv.images import resize
 from ganinv.interfaces import Recognizer
+from ganinv.recognizers.recognize import find_device
 from ganinv.weights.cards import read_json
 from ganinv.weights.files import sha256_file
 
@@ -174,8 +175,7 @@ def probe_preprocessing(
     wrongly. This cannot tell [0,1] from [-1,1], RGB from BGR, nor a wrong crop, and says nothing of a recognizer that
     finds all faces alike, whatever it is fed.
     """
-    parameters = recognizer.parameters() if isinstance(recognizer, torch.nn.Module) else iter(())
-    device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+    device = find_device(recognizer)
     undo = (preprocessing or Preprocessing()).undo
     drawn = draw_faces(DRAWN, max(resolution, 48)).to(device)
     given = measure_variety(recognizer, drawn)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from ganinv.interfaces import Recognition, Recognizer
 
 BATCH = 64  # images recognised at once; changes speed alone
+
+
+def find_device(model: object) -> torch.device:
+    """Returns the device of a model's parameters; the CPU for one without."""
+    parameters = model.parameters() if isinstance(model, nn.Module) else iter(())
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import nn
 
 from ganinv.interfaces import Recognition
 from ganinv.recognizers.callable import ask
+from ganinv.recognizers.checks import has_gradient
 from ganinv.recognizers.gallery import Enrollable
 from ganinv.recognizers.preprocessing import CHANNELS, Preprocessing, draw_faces, probe_preprocessing
 
@@ -82,7 +83,7 @@ def wrap(
         raise ValueError(f"expected a torch.nn.Module, got {type(module).__name__}; a function needs a Module around it")
     if training := [name or type(module).__name__ for name, part in module.named_modules() if part.training]:
         raise ValueError(f"expected a module in eval mode, got training mode of {training[0]}; call module.eval() first")
-    device = find_device(module)
+    device = find_only_device(module)
     if output is not None and output not in OUTPUTS:
         raise ValueError(f"expected an output among {', '.join(OUTPUTS)}, got {output!r}")
     if not (math.isfinite(scale) and scale > 0):
@@ -107,7 +108,7 @@ def wrap(
     return wrapped
 
 
-def find_device(module: nn.Module) -> torch.device:
+def find_only_device(module: nn.Module) -> torch.device:
     """Returns the device of a module's tensors, the CPU where it has none. Raises: ValueError when there are several."""
     devices = sorted({str(tensor.device) for tensor in (*module.parameters(), *module.buffers())})
     if len(devices) > 1:
@@ -151,13 +152,8 @@ def ask_checked(recognizer: WrappedModule, images: torch.Tensor) -> Recognition:
 def check_gradient(recognizer: WrappedModule, images: torch.Tensor) -> None:
     """Raises ValueError unless the answer changes with the pictures by a finite gradient."""
     leaf = images.clone().requires_grad_()
-    found = ask(recognizer, leaf)
-    answer = found.embeddings if found.logits is None else found.logits
-    if answer.requires_grad:
-        weights = torch.linspace(1, 2, answer.numel(), device=answer.device)  # a softmax's plain sum would be flat
-        (gradient,) = torch.autograd.grad((answer.flatten() * weights).sum(), leaf, allow_unused=True)
-        if gradient is not None and torch.isfinite(gradient).all() and gradient.abs().max() > 0:
-            return
+    if has_gradient(ask(recognizer, leaf), leaf):
+        return
     raise ValueError(
         "expected a module that is differentiable, got no gradient to the picture; run it without torch.no_grad, numpy or "
         "PIL inside, or search with access='scores'"

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from ganinv.attack.attacks import find_device
 from ganinv.attack.invert import AttackResult
 from ganinv.interfaces import Generator, Recognizer
 from ganinv.judging.independence import check_independent
 from ganinv.judging.judgement import Judgement
 from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
 from ganinv.photos import list_people, load_photos
+from ganinv.recognizers.recognize import find_device
 from ganinv.reports.report_content import build_report
 from ganinv.reports.run_folder import RunFolder
 from ganinv.reports.terminal import format_report

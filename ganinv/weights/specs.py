@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import traceback
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from ganinv.weights.quoting import first_line
 
 
 def split_spec(spec: str) -> tuple[str, str] | None:
@@ -22,8 +26,22 @@ def split_spec(spec: str) -> tuple[str, str] | None:
 def call_factory(place: str, factory: str):
     """Returns what factory() of a module or a .py file returns. The user typed the spec, so its code may run.
 
-    Raises: ValueError when there is no such module, file or function.
+    Raises: ValueError in one line when there is no such module, file or function, or its code fails.
     """
+    try:
+        return load_factory(place, factory)()
+    except (ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(
+            f"expected a model from {place}:{factory}, got {type(error).__name__} ({first_line(error)}) at "
+            f"{last.filename}:{last.lineno}; mend that code"
+        ) from error
+
+
+def load_factory(place: str, factory: str) -> Callable[[], object]:
+    """Returns a function of a module or a .py file. Raises: ValueError when there is none of that name."""
     if place.endswith(".py"):
         if not Path(place).is_file():
             raise ValueError(f"expected a Python file before the colon of {place}:{factory}, got {place}, which is missing")
@@ -38,7 +56,7 @@ def call_factory(place: str, factory: str):
     if not callable(getattr(module, factory, None)):
         got = type(getattr(module, factory)).__name__ if hasattr(module, factory) else "nothing of that name"
         raise ValueError(f"expected a function {factory} in {place}, got {got}")
-    return getattr(module, factory)()
+    return getattr(module, factory)
 
 
 def freeze(model, device: torch.device | str):
