@@ -30,6 +30,7 @@ HOMES = {  # public name -> where it is defined
     "LatentAttack": "attack.attacks:LatentAttack",
     "PixelAttack": "attack.attacks:PixelAttack",
     "AttackResult": "attack.invert:AttackResult",
+    "RayWorkers": "engine.cluster:RayWorkers",
     "World": "worlds.world:World",
 }
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Judge",
     "LatentAttack",
     "PixelAttack",
+    "RayWorkers",
     "Report",
     "World",
     "audit",
@@ -51,6 +53,7 @@ __all__ = [
 if TYPE_CHECKING:
     from ganinv.attack.attacks import LatentAttack, PixelAttack
     from ganinv.attack.invert import AttackResult
+    from ganinv.engine.cluster import RayWorkers
     from ganinv.priors.loading import load_generator as load_prior
     from ganinv.recognizers.loading import load_recognizer
     from ganinv.recognizers.wrapped import wrap

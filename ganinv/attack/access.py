@@ -54,6 +54,13 @@ class Queries:
         self.gradients, self.answers = self.gradients + other.gradients, self.answers + other.answers
         self.shared += other.gradients + other.answers
 
+    def merge(self, state: Mapping) -> None:
+        """Adds the counts that get_state of another tally gave, those for each identity too."""
+        self.gradients, self.answers, self.shared = (
+            getattr(self, name) + state[name] for name in ("gradients", "answers", "shared")
+        )
+        self.each += state["each"].to(self.each.device)
+
     def describe(self) -> dict:
         """Returns {"gradients", "answers", "shared", "per_identity": {identity: pictures}}, of identities asked for."""
         each = {identity: count for identity, count in enumerate(self.each.tolist()) if count}

@@ -11,6 +11,7 @@ import torch
 from ganinv.attack.config import LATENT, LATENT_GOALS, PIXEL_VARIANTS, AttackConfig, suit_goal
 from ganinv.attack.goals import make_goal
 from ganinv.attack.invert import AttackResult, ignore, invert
+from ganinv.attack.spread import Spread, Workers
 from ganinv.engine.precision import keep_memory, ready_recognizer
 from ganinv.interfaces import Generator, Recognizer
 from ganinv.recognizers.recognize import find_device
@@ -45,14 +46,16 @@ class LatentAttack:
         templates: torch.Tensor | None = None,
         seed: int = 0,
         on_step: Callable[[dict], None] = ignore,
+        workers: Workers | None = None,
     ) -> AttackResult:
         """Returns the pictures found for the identities, users of the target by number.
 
         templates [T,D]: embeddings to reach instead of the users' scores; identity i is then row i. The attack runs where
-        the target's weights are. on_step gets a row a step: "step", "objective", "target_score", ...
+        the target's weights are. on_step gets a row a step: "step", "objective", "target_score", ... workers: an open
+        ganinv.RayWorkers, over which the work is spread; None: this process.
         Raises: ValueError, see invert.invert.
         """
-        return search(self.config, prior, target, identities, templates, seed, None, prior.resolution, on_step)
+        return search(self.config, prior, target, identities, templates, seed, None, prior.resolution, on_step, workers)
 
     def __repr__(self) -> str:
         changed = list_changes(self.config, self.defaults)
@@ -82,6 +85,7 @@ class PixelAttack(LatentAttack):
         templates: torch.Tensor | None = None,
         seed: int = 0,
         on_step: Callable[[dict], None] = ignore,
+        workers: Workers | None = None,
     ) -> AttackResult:
         """Returns the pictures found for the identities.
 
@@ -94,7 +98,7 @@ class PixelAttack(LatentAttack):
             raise ValueError("expected start pictures for the variant white-box, which tell something of the user, got none")
         if start is None:
             start = torch.zeros(len(identities), 3, resolution, resolution)
-        return search(self.config, None, target, identities, templates, seed, start, start.shape[-1], on_step)
+        return search(self.config, None, target, identities, templates, seed, start, start.shape[-1], on_step, workers)
 
 
 def search(
@@ -107,6 +111,7 @@ def search(
     start: torch.Tensor | None,
     resolution: int,
     on_step: Callable[[dict], None],
+    workers: Workers | None,
 ) -> AttackResult:
     """Returns what invert finds, with the target in its faster, equal form."""
     keep_memory()
@@ -115,7 +120,10 @@ def search(
     goal = make_goal(config, target, templates)
     fast = ready_recognizer(target, resolution, device)
     identities = tuple(int(identity) for identity in identities)
-    return invert(prior, fast, identities, config, seed=seed, start=start, device=device, goal=goal, on_step=on_step)
+    return invert(
+        prior, fast, identities, config, seed=seed, start=start, device=device, goal=goal, on_step=on_step,
+        schedule=Spread(workers) if workers else None,
+    )  # fmt: skip
 
 
 def configure(defaults: AttackConfig, settings: Mapping[str, object]) -> AttackConfig:

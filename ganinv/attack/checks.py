@@ -11,7 +11,8 @@ from ganinv.engine.precision import PRECISIONS
 from ganinv.interfaces import RUNGS, Goal, Recognizer
 
 LEAST = {"steps": 0, "candidates": 0, "restarts": 1, "keep": 1, "final_transforms": 1, "image_every": 1, "batch": 0} | {
-    "log_every": 0
+    "log_every": 0,
+    "together": 0,
 }
 LEAST_OPTIM = {"transforms": 1, "average_last": 0, "pairs": 1}
 RANGES = {"psi": (0.0, 2.0), "bound": (0.0, 100.0), "blur_sigma": (0.0, 5.0), "contrast": (0.0, 10.0)}

@@ -52,6 +52,7 @@ class AttackConfig:
     bound: float = 2.0  # standard deviations of the prior that w may leave its mean
     final_transforms: int = 64  # random transforms in the final choice
     batch: int = 0  # most candidates that share a batch, which changes last bits alone; 0: 40, on CUDA as --memory says
+    together: int = 0  # users searched together, a unit of work of --engine; changes last bits alone; 0: a few batches full
     memory: str = "4GiB"  # most memory to take, for which the batch is planned
     blur_sigma: float = 0.0  # pixels: smoothing between steps
     log_every: int = 0  # steps between rows of steps.jsonl; 0: 1, on CUDA 10

@@ -64,6 +64,28 @@ def ignore(row: dict) -> None:
     """A callback that does nothing."""
 
 
+class InTurn:
+    """The schedule of one process: one part after the other. Another one, such as spread.Spread, has the same methods."""
+
+    def count_workers(self) -> int:
+        """Returns how many parts are worked on at a time."""
+        return 1
+
+    def choose_start(self, attack: Attack, prior: str, on_scored: Callable[[int, int], None]) -> torch.Tensor:
+        """Returns the start z [T,restarts,z_dim] of an attack. prior, on_scored: see invert."""
+        return choose_start(
+            attack.fast_generator, attack.fast_trial.access, attack.goal, attack.wanted, attack.config, attack.seed,
+            attack.batch, prior, on_scored,
+        )  # fmt: skip
+
+    def search(self, attack: Attack, on_state: Callable) -> None:
+        """Finishes all parts of an attack. on_state: see invert."""
+        for number, members in enumerate(attack.parts):
+            if number not in attack.progress["finished"]:
+                attack.search_part(number, members, on_state)
+                on_state(attack.describe)
+
+
 def invert(
     generator: Generator | None,
     recognizer: Recognizer,
@@ -80,6 +102,7 @@ def invert(
     state: Mapping | None = None,
     on_state: Callable[[Callable[[], dict]], None] = ignore,
     on_scored: Callable[[int, int], None] = lambda *_: None,
+    schedule: InTurn | None = None,
 ) -> AttackResult:
     """Returns the pictures that the target takes for its users, found without any information on them.
 
@@ -92,6 +115,7 @@ def invert(
     about every image_every steps, "images", one of each. on_state gets, after every step and every part, a function that
     describes the work so far, for checkpoint.save_state; with its answer as `state` and everything else unchanged, a later
     call goes on from there and ends in the same result. on_scored(done, all) is called as candidates are scored.
+    schedule: where the parts of the work are done; None: here, in turn.
 
     Raises: ValueError for a configuration that cannot be run, or a target without the gradients that it needs; FaultError
     when the objective is not finite.
@@ -101,15 +125,13 @@ def invert(
     if not SPACES[config.space].needs_prior and (start is None or len(start) != len(identities)):
         got = None if start is None else list(start.shape)
         raise ValueError(f"expected start pictures [{len(identities)},C,R,R] for the space {config.space}, got {got}")
+    schedule = schedule or InTurn()
     attack = Attack(identities, config, goal, seed, torch.device(device), on_step)
     attack.hold(generator, recognizer, searched)
-    attack.begin(start, prior, state, on_scored)
+    attack.begin(start, prior, state, on_scored, schedule)
     first = attack.draw_first()
     on_state(attack.describe)
-    for number, members in enumerate(attack.parts):
-        if number >= len(attack.progress["finished"]):
-            attack.search_part(number, members, on_state)
-            on_state(attack.describe)
+    schedule.search(attack, on_state)
     return attack.collect(first)
 
 
@@ -130,6 +152,7 @@ class Attack:
         self.wanted = torch.tensor(identities, device=device)
         self.queries, self.on_step = Queries(max(identities) + 1, device), on_step
         self.from_prior = SPACES[config.space].needs_prior
+        self.needed = 0  # bytes that the planned batch takes
 
     def hold(
         self, generator: Generator | None, recognizer: Recognizer, searched: tuple[Generator | None, Recognizer] | None
@@ -137,7 +160,7 @@ class Attack:
         """Takes the networks: for the final choice those given, for start choice and search their other form."""
         augment = self.config.augment
         transform = RandomAffine(flip=augment.flip, degrees=augment.degrees, scale=augment.scale, shift=augment.shift)
-        self.generator = generator
+        self.generator, self.target = generator, recognizer
         self.fast_generator, self.fast_target = searched or (generator, recognizer)
         self.trial, self.fast_trial = (
             Trial(TargetAccess(target, self.config.access, queries=self.queries), self.goal, transform, views)
@@ -145,7 +168,9 @@ class Attack:
         )
         self.whiten = functools.cache(lambda: fit_whitening(generator, device=self.device))
 
-    def begin(self, start: torch.Tensor | None, prior: str, state: Mapping | None, on_scored: Callable) -> None:
+    def begin(
+        self, start: torch.Tensor | None, prior: str, state: Mapping | None, on_scored: Callable, schedule: InTurn
+    ) -> None:
         """Plans the batch and chooses the start, or goes on from a state."""
         self.start = None if start is None else start.to(self.device)
         if state:
@@ -155,16 +180,15 @@ class Attack:
                 self.start = self.progress["start"].to(self.device)
         else:
             self.batch = self.plan_batch()
-            self.progress = {"finished": [], "search": None, "seconds": 0.0, "planned": self.batch.size}
+            together = self.config.together or count_together(self.config.restarts, self.batch.size)
+            together = min(together, -(-len(self.identities) // schedule.count_workers()))
+            self.progress = {"finished": {}, "search": None, "seconds": 0.0, "together": together}
             if self.from_prior:
-                self.start = self.progress["start"] = choose_start(
-                    self.fast_generator, self.fast_trial.access, self.goal, self.wanted, self.config, self.seed, self.batch,
-                    prior, on_scored,
-                )  # fmt: skip
+                self.start = self.progress["start"] = schedule.choose_start(self, prior, on_scored)
         if self.config.contrast and self.from_prior and isinstance(self.goal, TemplateGoal):
             self.goal = self.goal.aim_past(self.see_others(), self.config.contrast)
             self.fast_trial = replace(self.fast_trial, goal=self.goal)
-        self.parts = list(split_work(self.identities, self.config.restarts, self.progress["planned"]))
+        self.parts = list(split_work(len(self.identities), self.config.restarts, self.progress["together"]))
         self.progress["of"] = len(self.parts) * self.config.steps
 
     @torch.no_grad()
@@ -212,8 +236,10 @@ class Attack:
         )  # fmt: skip
         fixed += 0 if self.device.type == "cuda" else weights  # there they are among what is measured
         # a sample's parameters, gradient, Adam's two moments, the copy before a step and the best so far, for a whole part
-        memory = parse_memory(self.config.memory)
-        return plan(memory, fixed, each + 6 * TOGETHER * sizes[0], self.config.batch, self.device)
+        memory, each = parse_memory(self.config.memory), each + 6 * TOGETHER * sizes[0]
+        batch = plan(memory, fixed, each, self.config.batch, self.device)
+        self.needed = fixed + each * batch.size
+        return batch
 
     def build_space(self, generator: Generator | None, first: torch.Tensor) -> SearchSpace:
         """Returns the search space at its start: z [N,z_dim], or pictures [N,C,R,R]."""
@@ -266,7 +292,7 @@ class Attack:
         streams = Streams(((self.seed, "final", *key[2:]) for key in keys), device)
         part = self.score_final(final, rows, self.wanted[position], streams)
         moved = (part["pictures"] != begun[rows.cpu()]).flatten(1).any(1)
-        self.progress["finished"].append(part | {"position": position[rows].cpu(), "moved": moved})
+        self.progress["finished"][number] = part | {"position": position[rows].cpu(), "moved": moved}
         self.progress["search"] = None
 
     @torch.no_grad()
@@ -317,7 +343,7 @@ class Attack:
                 shown = step // config.image_every
                 with torch.no_grad():
                     pictures = [space(slice(index, index + 1)) for index in best.values()]
-                row["images"] = torch.cat(pictures).clamp(-1, 1).cpu()
+                row["images"] = torch.cat(pictures).detach().clamp(-1, 1).cpu()
             self.on_step(row)
 
         return report
@@ -327,7 +353,8 @@ class Attack:
 
         first [T,3,R,R]: the pictures of the best starts.
         """
-        parts, seconds, count = self.progress["finished"], self.elapsed(), len(self.identities)
+        parts = [part for _, part in sorted(self.progress["finished"].items())]
+        seconds, count = self.elapsed(), len(self.identities)
         position, pictures, scores, moved = (
             torch.cat([part[name] for part in parts]) for name in ("position", "pictures", "scores", "moved")
         )
@@ -354,13 +381,17 @@ class Attack:
         )
 
 
-def split_work(identities: tuple[int, ...], restarts: int, batch: int) -> Iterator[list[tuple[int, int]]]:
-    """Yields parts, lists of (position of the identity, restart): whole identities, at least one and about TOGETHER batches.
+def count_together(restarts: int, batch: int) -> int:
+    """Returns how many identities are stepped together: at least one, and about TOGETHER batches of samples."""
+    return max(1, TOGETHER * batch // restarts)
+
+
+def split_work(count: int, restarts: int, together: int) -> Iterator[list[tuple[int, int]]]:
+    """Yields parts, lists of (position of the identity, restart): whole identities, `together` of `count`.
 
     A part is stepped together, its batches in turn, so that an identity's restarts can be compared on the way, and the
     batches stay full when some leave. What it takes does not grow with the number of identities.
     """
-    many = max(1, TOGETHER * batch // restarts)
-    for first in range(0, len(identities), many):
-        positions = range(first, min(first + many, len(identities)))
+    for first in range(0, count, together):
+        positions = range(first, min(first + together, count))
         yield [(position, restart) for restart in range(restarts) for position in positions]

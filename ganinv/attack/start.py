@@ -47,13 +47,8 @@ def choose_start(
     kept = cache.recall(file, "pictures", shape, torch.uint8) if file else None
 
     def score(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        if kept is None:
-            pictures = image_convention.to_uint8(generator.synthesize(generator.map(pool[rows], config.psi)))
-        else:
-            pictures = kept[rows].to(identities.device)
-        seen = image_convention.from_uint8(pictures)
-        with access.queries.attempt():
-            scores = score_flipped(access, goal, seen, identities)
+        pictures = draw_candidates(generator, pool[rows], config) if kept is None else kept[rows].to(identities.device)
+        scores = score_candidates(access, goal, pictures, identities)
         on_scored(rows.stop, len(pool))
         return pictures.cpu(), scores
 
@@ -61,6 +56,17 @@ def choose_start(
     if file and kept is None:
         cache.keep(file, "pictures", torch.cat(pictures))
     return pool[best_per_identity(torch.cat(scores, 1), config.restarts)]
+
+
+def draw_candidates(generator: Generator, z: torch.Tensor, config: AttackConfig) -> torch.Tensor:
+    """Returns the pictures [N,3,R,R] of latents z, as 8-bit files hold them."""
+    return image_convention.to_uint8(generator.synthesize(generator.map(z, config.psi)))
+
+
+def score_candidates(access: Access, goal: Goal, pictures: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
+    """Returns how the goal ranks 8-bit pictures for every identity [N,T]; where memory runs out, none is counted."""
+    with access.queries.attempt():
+        return score_flipped(access, goal, image_convention.from_uint8(pictures), identities)
 
 
 def draw_pool(generator: Generator, config: AttackConfig, seed: int) -> torch.Tensor:

@@ -32,6 +32,9 @@ class RunOptions:
     label: str = ""  # name in comparisons; "": by method
     resume: str = ""  # a run folder to go on with, as it was configured; takes no other option
     from_run: str = ""  # a run folder to repeat in a new one; takes only --out, --device and --wandb beside it
+    engine: str = "local"  # local | ray: this process, or workers of a Ray cluster (docs/clusters.md)
+    address: str = ""  # host:port or ray://host:port of the cluster; "": one of this machine's own
+    workers: int = 0  # of the engine ray; 0: one a CPU, or a GPU on --device=cuda
     save_every: int = 10  # steps between states, from which a killed run goes on
 
 

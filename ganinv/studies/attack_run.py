@@ -16,8 +16,10 @@ from ganinv import cli, images
 from ganinv.attack.checks import check_config
 from ganinv.attack.config import AttackConfig
 from ganinv.attack.goals import make_goal
-from ganinv.attack.invert import AttackResult, invert
+from ganinv.attack.invert import AttackResult, InTurn, invert
+from ganinv.attack.spread import Spread
 from ganinv.attack.start import draw_pool
+from ganinv.engine.cluster import RayWorkers
 from ganinv.engine.precision import PROBED, Choice, choose_precision, keep_memory, ready_recognizer
 from ganinv.engine.progress import open_bar
 from ganinv.engine.signals import StoppedError, held_signals
@@ -35,6 +37,7 @@ from ganinv.studies.attack_options import RunOptions, describe_config
 from ganinv.worlds.assets import Assets, load_assets
 from ganinv.worlds.world import World
 
+ENGINES = ("local", "ray")
 SCRIPTS = {"latent": "scripts/pixel_attack.py", "pixel": "scripts/latent_attack.py"}  # method -> that of the other spaces
 
 
@@ -97,6 +100,11 @@ def check_options(config, method: str) -> None:
         raise ValueError("expected --templates or --gallery, got both; stored templates are a gallery")
     if options.templates and config.attack.goal != "template":
         raise ValueError(f"expected --goal=template beside --templates, got {config.attack.goal}")
+    if options.engine not in ENGINES or options.workers < 0:
+        got = f"{options.engine} and {options.workers}"
+        raise ValueError(f"expected an engine among {', '.join(ENGINES)} and workers of at least 0, got {got}")
+    if options.engine == "local" and (options.address or options.workers):
+        raise ValueError("expected --engine=ray beside --address or --workers, got the engine local")
     cli.choose_device(options.device)
     cli.check_seed(options.seed)
     if options.save_every < 1:
@@ -169,13 +177,24 @@ def search(job: Job, config, folder: RunFolder, tracker: Tracker) -> AttackResul
     # the candidates' pictures are kept as float32 makes them
     prior = job.provenance["weights"].get("prior", {}).get("sha256", "") if attack.precision == "float32" else ""
     prior = prior and getattr(job.assets.generator, "key", prior)
-    with show_search(job, folder, tracker, state) as callbacks:
+    with open_schedule(options, job.device) as schedule, show_search(job, folder, tracker, state) as callbacks:
         result = invert(
             job.assets.generator, target, job.identities, attack, seed=options.seed, start=job.start, device=job.device,
-            prior=prior, searched=choice.apply(job.assets.generator, target), goal=job.goal, state=state, **callbacks,
+            prior=prior, searched=choice.apply(job.assets.generator, target), goal=job.goal, state=state, schedule=schedule,
+            **callbacks,
         )  # fmt: skip
     folder.write_result(result)
     return result
+
+
+@contextmanager
+def open_schedule(options: RunOptions, device: torch.device):
+    """Gives the schedule of --engine: invert.InTurn, or one that spreads the work over the workers of a cluster."""
+    if options.engine == "local":
+        yield InTurn()
+        return
+    with RayWorkers(options.address, options.workers, gpu=device.type == "cuda") as workers:
+        yield Spread(workers)
 
 
 @contextmanager
