@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 HOMES = {  # public name -> where it is defined
     "load_world": "worlds.world:load_world",

@@ -74,18 +74,17 @@ def load(path: str | Path, size: int | None) -> torch.Tensor:
     return from_uint8(torch.from_numpy(load_pixels(path, size).copy())).permute(2, 0, 1)[None]
 
 
-def to_pil(image: torch.Tensor) -> Image.Image:
-    """Returns a PIL picture of one image [3,H,W] in [-1,1]."""
-    return Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy())
+def to_pil(image: torch.Tensor, scale: int = 1) -> Image.Image:
+    """Returns a PIL picture of one image [3,H,W] in [-1,1], each pixel repeated `scale` times."""
+    picture = Image.fromarray(to_uint8(image).permute(1, 2, 0).cpu().numpy())
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
 def save(image: torch.Tensor, path: str | Path, scale: int = 1) -> None:
     """Writes one image [3,H,W] in [-1,1] as PNG, each pixel repeated `scale` times; atomic."""
-    picture = to_pil(image)
-    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     path = Path(path)
     temporary = path.with_suffix(".tmp")
-    picture.save(temporary, format="PNG")
+    to_pil(image, scale).save(temporary, format="PNG")
     temporary.replace(path)
 
 

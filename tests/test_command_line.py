@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ import torch
 
 from ganinv import cli
 from ganinv.cli import format_help, parse, parse_identities
+from ganinv.cli.help import find_examples
 from ganinv.interfaces import FaultError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,6 +184,32 @@ def test_help_of_many_options_folds_groups_that_fit_and_stays_on_a_screen():
     lines = format_help(many).splitlines()
     assert [line.split() for line in lines if "optim" in line] == [["--optim.lr/betas", "(0.1,", "[0.9,", "0.99])"]]
     assert len(lines) <= 45 and sum("--optim." in line for line in format_help(many, width=20).splitlines()) == 2
+
+
+def test_help_shows_the_example_of_the_docstring(capsys):
+    @dataclass(frozen=True, kw_only=True)
+    class Given:
+        """Does a thing.
+
+        Example: --steps=3
+        """
+
+        steps: int = 1
+
+    assert format_help(Given).splitlines()[2].endswith(" --steps=3") and format_help(Given).splitlines()[2][:9] == "example: "
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))
+def test_the_example_of_a_commands_help_can_be_run(script, capsys, monkeypatch):
+    module = importlib.import_module(f"ganinv.commands.{script}")
+    configs = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+    examples = [example for config in configs for example in find_examples(config)]
+    assert examples, "the configuration's docstring has no line `Example: ARGUMENTS`"
+    monkeypatch.chdir(ROOT)
+    for example in examples:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *shlex.split(example), "--dry-run"])
+        module.main()
+        assert json.loads(capsys.readouterr().out)
 
 
 def test_how_threads_wait_is_set_before_torch_is_imported():

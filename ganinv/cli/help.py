@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 
 from ganinv.cli.composed import list_options
@@ -16,7 +17,7 @@ def format_help(config_type: type, defaults: object = None, width: int = 100) ->
 
     Where that is more than a screen, the options of a group share lines, by names and defaults alone, and then neighbours
     that need least explanation. (tyro's own help, which --help-verbose prints, takes two lines per option and a frame per
-    group.)
+    group.) The docstring's line `Example: ARGUMENTS` is shown, with the program's name before it.
     """
     summary = (config_type.__doc__ or "").strip()
     if summary.startswith(f"{config_type.__name__}("):  # what dataclass writes where there is no docstring
@@ -25,6 +26,7 @@ def format_help(config_type: type, defaults: object = None, width: int = 100) ->
     column = min(34, max((len(f"{name} {kind}") for name, kind, _, _ in options), default=0)) + 4
     places = "".join(f" [{name} ...]" for name, kind, _, _ in options if not kind)
     lines = [f"usage: {name_program()}{places} [--option=value ...]", *(line[:width] for line in summary.splitlines()[:1])]
+    lines += [f"example: {name_program()} {example}" for example in find_examples(config_type)]
     if len(options) + len(lines) + 1 > SCREEN:
         options = fold_neighbours(fold_groups(options, width), SCREEN - len(lines) - 1)
     for name, kind, text, default in options:
@@ -35,6 +37,11 @@ def format_help(config_type: type, defaults: object = None, width: int = 100) ->
         lines.append(f"{head}{text} {tail}" if text else f"{head}{tail}")
     lines += ["--dry-run prints the resolved configuration and ends; --help-verbose has the full texts."]
     return "\n".join(lines)
+
+
+def find_examples(config_type: type) -> list[str]:
+    """Returns the arguments behind `Example:` in a configuration's docstring."""
+    return re.findall(r"^ *Example: (.+)$", config_type.__doc__ or "", re.MULTILINE)
 
 
 def fold_groups(options: Sequence[tuple[str, str, str, str]], width: int) -> list[tuple[str, str, str, str]]:

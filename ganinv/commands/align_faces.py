@@ -19,7 +19,10 @@ SIDE_MOST = 1600  # px to which larger photos are reduced before faces are looke
 
 @dataclass(frozen=True, kw_only=True)
 class AlignFaces:
-    """Cut the faces out of photos: one sub-folder per person, to the same layout."""
+    """Cut the faces out of photos: one sub-folder per person, to the same layout.
+
+    Example: --photos=my_photos --out=my_faces
+    """
 
     photos: Path = Path("photos")  # folder with one sub-folder of photos per person
     out: Path = Path("faces")  # new or empty

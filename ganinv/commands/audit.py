@@ -17,7 +17,10 @@ PIXEL, CLASS, TEMPLATE = "pixel search", "class score", "template inversion"
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Attack a recognizer in pixel space, by its class scores and by its templates; one report, the worst attack first."""
+    """Attack a recognizer in pixel space, by its class scores and by its templates; one report, the worst attack first.
+
+    Example: --world=faces --target=dlib --gallery=enrolled --photos=my_faces
+    """
 
     world: str = "synthetic"  # name or folder: prior, target, judges and references that belong together
     identities: str = "0-9"  # users to reconstruct, such as 0-4,9

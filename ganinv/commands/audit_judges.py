@@ -11,7 +11,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class AuditJudges:
-    """Audit the judges of rendered people against their true factors: audit_judges.py [RUN ...]."""
+    """Audit the judges of rendered people against their true factors: audit_judges.py [RUN ...].
+
+    Example: runs/synthetic
+    """
 
     runs: Positional[tuple[str, ...]] = ()  # run folders, or folders of them; []: runs/<world>
     world: str = "synthetic"  # of the runs

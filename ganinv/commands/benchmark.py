@@ -28,7 +28,10 @@ PACKAGES = ("torch", "torchvision", "stylegan2-pytorch", "facenet-pytorch", "num
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Time the engine against the stock modules, published loops and its own floor."""
+    """Time the engine against the stock modules, published loops and its own floor.
+
+    Example: --out=runs/speed
+    """
 
     out: str = ""  # folder for table.md and benchmark.json; "": runs/speed
     minutes: float = 3.0  # to share out; every comparison has at least three rounds

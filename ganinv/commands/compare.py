@@ -11,7 +11,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Compare runs: compare.py [RUN ...] writes a table and figures."""
+    """Compare runs: compare.py [RUN ...] writes a table and figures.
+
+    Example: runs/latent-synthetic-000 runs/pixel-synthetic-000
+    """
 
     runs: Positional[tuple[str, ...]] = ()  # run folders, or folders of them; []: all below <out>/runs
     world: str = ""  # of the runs; "": that of the first

@@ -48,6 +48,7 @@ def format_verbs() -> str:
     lines = ["usage: ganinv VERB [--option=value ...]; ganinv VERB --help lists the options"]
     for group, verbs in GROUPS.items():
         lines += ["", group, *(f"  {verb.ljust(width)}  {text}" for verb, text in verbs.items())]
+    lines += ["", "For a first look: ganinv latent-attack. It needs no photo and no network, and writes a page to open."]
     return "\n".join(lines)
 
 

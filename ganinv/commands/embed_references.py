@@ -10,7 +10,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedReferences:
-    """Write a world's references, photos as the judges embed them, and the judges' thresholds from held-out people."""
+    """Write a world's references, photos as the judges embed them, and the judges' thresholds from held-out people.
+
+    Example: --world=worlds/mine --photos=my_photos
+    """
 
     world: str = "synthetic"  # whose judges and users
     photos: str = ""  # "": data/<world>; folder with private/, one sub-folder per user

@@ -11,7 +11,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class EnrolUsers:
-    """Enrol users in a network that embeds, and write templates, thresholds and references into a world; no photo."""
+    """Enrol users in a network that embeds, and write templates, thresholds and references into a world; no photo.
+
+    Example: --world=worlds/mine --photos=my_photos
+    """
 
     world: str = ""  # a folder: a new one, or a world whose target, judges and references these become
     photos: str = ""  # folder with users/ and public/, one sub-folder per person

@@ -9,7 +9,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class JudgePictures:
-    """Judge pictures of a target's users that were made elsewhere: the same judges, controls and report."""
+    """Judge pictures of a target's users that were made elsewhere: the same judges, controls and report.
+
+    Example: --pictures=my_pictures --world=synthetic
+    """
 
     pictures: str = ""  # folder with a sub-folder per identity number, or files <identity>_<k>.png
     world: str = "synthetic"  # name or folder: prior, target, judges and references that belong together

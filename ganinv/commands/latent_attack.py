@@ -12,7 +12,10 @@ from ganinv.studies.attack_options import RunOptions, describe_config, find_goal
 
 @dataclass(frozen=True, kw_only=True)
 class LatentAttack:
-    """Reconstruct a recognizer's users by searching the latent space of a public face GAN."""
+    """Reconstruct a recognizer's users by searching the latent space of a public face GAN.
+
+    Example: --world=synthetic --identities=0-9 --out=runs/first
+    """
 
     attack: Annotated[AttackConfig, cli.FLAT] = LATENT
     run: Annotated[RunOptions, cli.FLAT] = RunOptions()

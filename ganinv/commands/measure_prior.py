@@ -12,7 +12,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class MeasurePrior:
-    """Compare samples of a prior with held-out photos of people: measure_prior.py --prior=FILE --photos=FOLDER."""
+    """Compare samples of a prior with held-out photos of people: measure_prior.py --prior=FILE --photos=FOLDER.
+
+    Example: --prior=runs/mine-prior/prior.safetensors --photos=my_photos
+    """
 
     prior: str = ""  # a prior, as --generator takes it; "": the world's own
     photos: str = ""  # folder or zip of pictures, or of people, that it was trained on

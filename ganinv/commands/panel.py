@@ -12,7 +12,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class Make:
-    """Make a page for human raters: panel.py make RUN ...; then: panel.py score --help."""
+    """Make a page for human raters: panel.py make RUN ...; then: panel.py score --help.
+
+    Example: make runs/latent-synthetic-000 --photos=data/synthetic --out=~/panel.html
+    """
 
     runs: Positional[tuple[str, ...]] = ()  # run folders, or folders of them; those of no step are controls
     photos: str = ""  # the users' photos, which go into the page; laid out as for the attacks
@@ -26,7 +29,10 @@ class Make:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Score a panel: panel.py score --key=panel.key.json ANSWERS.json ..."""
+    """Score a panel: panel.py score --key=panel.key.json ANSWERS.json ...
+
+    Example: score --key=panel.key.json answers-1.json answers-2.json
+    """
 
     answers: Positional[tuple[str, ...]] = ()  # the files that raters saved
     key: str = ""  # the key that lies beside the page

@@ -12,7 +12,10 @@ from ganinv.studies.attack_options import RunOptions, describe_config, find_goal
 
 @dataclass(frozen=True, kw_only=True)
 class PixelAttack:
-    """Reconstruct a recognizer's users by searching pixels, without a prior, in three variants."""
+    """Reconstruct a recognizer's users by searching pixels, without a prior, in three variants.
+
+    Example: --variant=modern --identities=0-9
+    """
 
     attack: Annotated[AttackConfig, cli.FLAT] = GRAY_BOX
     run: Annotated[RunOptions, cli.FLAT] = RunOptions()

@@ -21,7 +21,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Crop Labeled Faces in the Wild into the folders of the world lfw."""
+    """Crop Labeled Faces in the Wild into the folders of the world lfw.
+
+    Example: --out=data/lfw
+    """
 
     source: Path = Path("data/lfw-source")  # where torchvision keeps LFWPeople, or the folder of people itself
     out: Path = Path("data/lfw")  # new, or of an interrupted run

@@ -13,7 +13,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class PreparePeople:
-    """Render the users and the public people of the world synthetic."""
+    """Render the users and the public people of the world synthetic.
+
+    Example: --out=data/synthetic
+    """
 
     out: Path = Path("data/synthetic")  # new, or of an interrupted run
     users: int = 100  # registered users, people 0 and on

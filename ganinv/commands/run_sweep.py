@@ -11,7 +11,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class RunSweep:
-    """Run a Weights & Biases sweep without an account: run_sweep.py FILE --count=20."""
+    """Run a Weights & Biases sweep without an account: run_sweep.py FILE --count=20.
+
+    Example: scripts/sweeps/latent_attack.yaml --count=10 --out=runs/sweep
+    """
 
     file: Positional[str] = ""  # the sweep's YAML
     count: int = 0  # trials in all, the defaults apart; 0: 20, or the whole grid

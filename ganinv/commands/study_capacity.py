@@ -10,7 +10,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class StudyCapacity:
-    """Invert recognizers of rising depth, size, data and users: does capacity make one safe?"""
+    """Invert recognizers of rising depth, size, data and users: does capacity make one safe?
+
+    Example: --axes=users --users=10,100,1000
+    """
 
     world: str = "synthetic"  # of rendered people: its prior, judges and truth
     axes: str = "depth,parameters,photos,users"  # which are swept, one at a time

@@ -12,7 +12,10 @@ from ganinv.commands.training_output import claim_output, register_output, shown
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFactors:
-    """Train the factor regressor of a world of rendered people, on public people."""
+    """Train the factor regressor of a world of rendered people, on public people.
+
+    Example: --photos=data/synthetic --steps=1000
+    """
 
     world: str = "synthetic"  # name or folder; a folder of your own gets the weights too
     photos: str = ""  # "": data/<world>; folder with public/, made by prepare_people.py

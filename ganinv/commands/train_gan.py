@@ -18,7 +18,10 @@ MEASURED = 2000  # samples, and as many held-out photos
 
 @dataclass(frozen=True, kw_only=True)
 class TrainGan:
-    """Train a stylegan2-pytorch generator on photos of public people."""
+    """Train a stylegan2-pytorch generator on photos of public people.
+
+    Example: --world=worlds/mine --photos=my_photos --out=runs/mine-prior
+    """
 
     world: str = "synthetic"  # name or folder; a folder of your own gets the weights too
     photos: str = ""  # folder or zip of pictures, or of people; "": data/<world>/public

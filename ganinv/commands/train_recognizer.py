@@ -14,7 +14,10 @@ WORLD_ROLES = ("target", "judge", "verifier", "lpips_face")  # a critic is of us
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecognizer:
-    """Train a recognizer on photos of users and of public people."""
+    """Train a recognizer on photos of users and of public people.
+
+    Example: --world=worlds/mine --photos=my_photos --role=target
+    """
 
     role: str = "target"  # target | judge | verifier | lpips_face | critic
     world: str = "synthetic"  # name or folder; a folder of your own gets the weights too

@@ -10,7 +10,10 @@ from ganinv.errors import FaultError
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Check that a run folder is whole and that its numbers follow from its latents."""
+    """Check that a run folder is whole and that its numbers follow from its latents.
+
+    Example: --run=runs/latent-synthetic-000
+    """
 
     run: str = ""  # the run folder
     photos: str = ""  # folder with photos of the users; "": as in the run
