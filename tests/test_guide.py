@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import ganinv
-
 from ganinv.metrics.catalogue import CATALOGUE
 from ganinv.worlds.world import PRETRAINED
 
