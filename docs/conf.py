@@ -65,7 +65,7 @@ autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 
 mode = os.environ.get("GANINV_EXAMPLES", "")
-nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_custom_formats = {".py": "generate.read_notebook"}
 nb_execution_mode = "off" if mode == "off" else "cache"
 nb_execution_cache_path = str(ROOT / "build" / f"examples-{mode or 'full'}")
 nb_execution_in_temp = True
@@ -142,7 +142,7 @@ def write_extras(app, error) -> None:
     if error or app.builder.format != "html":
         return
     for path in ROOT.glob("examples/*.py"):
-        notebook = jupytext.read(path, fmt="py:percent")
+        notebook = generate.read_notebook(path.read_text(encoding="utf-8"))
         (Path(app.outdir) / "examples").mkdir(exist_ok=True)
         jupytext.write(notebook, Path(app.outdir) / "examples" / f"{path.stem}.ipynb", fmt="ipynb")
     (Path(app.outdir) / "index.html").write_text(FIRST, encoding="utf-8")

@@ -148,6 +148,16 @@ def write_models(folder: Path) -> list[str]:
     return names
 
 
+def read_notebook(text: str) -> object:
+    """Returns a file in percent format as a notebook of Python."""
+    import jupytext
+
+    notebook = jupytext.reads(text, fmt="py:percent")
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    return notebook
+
+
 if __name__ == "__main__":
     page = DOCS / "metrics.md"
     page.write_text(update_metrics(page.read_text(encoding="utf-8")), encoding="utf-8")
