@@ -89,6 +89,34 @@ def test_a_prior_is_measured_at_every_psi_and_a_network_of_its_training_is_marke
     assert "psi 0.5, other" in capsys.readouterr().out
 
 
+def test_photos_are_embedded_once_for_all_priors_and_anew_by_another_network(folder, monkeypatch):
+    monkeypatch.setattr(prior_quality, "detect_faces", lambda pictures: torch.ones(len(pictures)))
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setattr(prior_quality, "PROBED", 1)
+    calls, embed = [], prior_quality.embed
+    monkeypatch.setattr(prior_quality, "embed", lambda net, x: (calls.append(len(x)), embed(net, x))[1])
+
+    def measure(network: str) -> tuple[dict, int]:
+        calls.clear()
+        assert run_main(monkeypatch, command, *COMMON, "--psis=(1.0,)", f"--features={network}.safetensors") == 0
+        return json.loads(Path("out/quality.json").read_text())["psi 1.0"][network], sum(calls)
+
+    first, looked = measure("other")
+    again, later = measure("other")
+    assert first == again and looked - later >= 60  # held-out photos and bank
+    torch.manual_seed(5)
+    stranger = CosineRecognizer("squeezenet1_1", num_identities=0, embedding_dim=4, input_size=32).eval()
+    save_recognizer(stranger, "stranger.safetensors", {"role": "verifier"})
+    assert measure("stranger")[1] == looked
+
+
+def test_held_out_photos_may_lie_in_a_place_of_their_own(folder, monkeypatch):
+    write_people(folder / "apart", 20, photos=1, side=SIDE, prefix="q")
+    photos = command.load_real(folder / "photos", SIDE, 100, str(folder / "apart"))
+    assert set(photos.held_out.names) == {f"q{i:02d}" for i in range(20)}
+    assert len(photos.bank) == 60 and set(photos.seen.names) <= set(photos.bank.names)
+
+
 def test_what_cannot_be_measured_is_absent_with_its_reason(folder, monkeypatch, capsys):
     def missing(pictures):
         raise prior_quality.AbsentError("needs the package facenet-pytorch")

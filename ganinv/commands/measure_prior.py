@@ -19,6 +19,9 @@ class MeasurePrior:
 
     prior: str = ""  # a prior, as --generator takes it; "": the world's own
     photos: str = ""  # folder or zip of pictures, or of people, that it was trained on
+    held_out: str = (
+        ""  # the same of photos that nothing was trained on; "": a fifth of --photos, as train_gan.py keeps it apart
+    )
     features: str = "dlib,sface"  # recognizers, as --judge takes them, with commas between
     world: str = "synthetic"  # whose prior and photos are taken where none are given
     psis: tuple[float, ...] = (1.0, 0.8)  # truncations; 0.8 is the attacks' own
@@ -39,7 +42,8 @@ def run(config: MeasurePrior) -> None:
         raise ValueError(f"expected --count above 0 and psis from 0 to 1.5, got {config.count} and {config.psis}")
     networks = load_networks(names, device, took_part=read_took_part(config.prior or world.file("prior")))
     generator = load_generator(config.prior or str(world.file("prior")), device)
-    photos = load_real(find_source(config.photos or f"data/{world.name}", world), generator.resolution, config.count)
+    source = find_source(config.photos or f"data/{world.name}", world)
+    photos = load_real(source, generator.resolution, config.count, config.held_out)
     out = Path(config.out or f"runs/{Path(config.prior).stem or world.name}-quality")
     out.mkdir(parents=True, exist_ok=True)
     quality = measure(generator, networks, photos, out, config.psis, config.seed)
@@ -61,7 +65,7 @@ def read_took_part(prior: str | Path) -> list[str]:
 
     file = Path(prior)
     named = read_card(file).get("networks", {}) if file.with_suffix(".json").is_file() else {}
-    return list(named.values()) if isinstance(named, Mapping) else []
+    return [spec for specs in named.values() for spec in specs.split(",")] if isinstance(named, Mapping) else []
 
 
 def load_networks(specs: Sequence[str], device, *, took_part: Sequence[str] = ()) -> dict:
@@ -72,15 +76,17 @@ def load_networks(specs: Sequence[str], device, *, took_part: Sequence[str] = ()
     return {name: load_recognizer(spec, device) for spec, name in names.items()}
 
 
-def load_real(source: Path, size: int, count: int):
+def load_real(source: Path, size: int, count: int, held_out: str = ""):
     """Returns the photos with which samples are compared, at most `count` on each side of a Frechet distance."""
     from ganinv.training.pictures import load_pictures
     from ganinv.training.prior_quality import RealPhotos, take
     from ganinv.training.recipes import HELD_OUT, NEW_TO_THE_EYE
 
-    held_out, seen, bank = (load_pictures(source, size, share) for share in (HELD_OUT, NEW_TO_THE_EYE, (0.0, HELD_OUT[0])))
-    count = min(count, len(held_out), len(seen))
-    return RealPhotos(take(held_out, count), take(seen, count), bank)
+    places = (held_out, source, source) if held_out else (source,) * 3
+    shares = ((0.0, 1.0), NEW_TO_THE_EYE, (0.0, 1.0)) if held_out else (HELD_OUT, NEW_TO_THE_EYE, (0.0, HELD_OUT[0]))
+    apart, seen, bank = (load_pictures(place, size, share) for place, share in zip(places, shares, strict=True))
+    count = min(count, len(apart), len(seen))
+    return RealPhotos(take(apart, count), take(seen, count), bank)
 
 
 def measure(generator, networks: Mapping, photos, out: Path, psis: Sequence[float], seed: int) -> dict:

@@ -6,24 +6,28 @@ coverage); there on Inception features, here on those of recognizers, which see 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from ganinv import images
+from ganinv.engine import cache
 from ganinv.engine.randomness import seeded
 from ganinv.interfaces import AbsentError, Generator, Recognizer
 from ganinv.metrics.faces import detect_faces
 from ganinv.metrics.scores import nearest_similarity
 from ganinv.metrics.sets import density_coverage, frechet_distance, precision_recall
-from ganinv.photos import Photos, unit_hash
+from ganinv.photos import Photos, hash_photos, unit_hash
 
 FOUND = 0.9  # probability from which MTCNN is taken to have found a face
 DETECTED = 500  # samples that it looks at, one at a time
 BATCH = 100
+PROBED = 8  # photos by whose embeddings a network is known again
 SHEET = 64  # samples on the sheet
 PAIRS, STEPS = 8, 9  # of the interpolation sheet: rows, and pictures from one latent to the other
 
@@ -82,11 +86,24 @@ def embed(network: Recognizer, pictures: torch.Tensor) -> torch.Tensor:
 
 def embed_real(network: Recognizer, photos: RealPhotos) -> RealEmbeddings:
     """Returns the embeddings of photos."""
-    parts = (
-        torch.cat([embed(network, part.images(slice(i, i + BATCH))) for i in range(0, len(part), BATCH)])
-        for part in (photos.held_out, photos.seen, photos.bank)
-    )
+    parts = (embed_photos(network, part) for part in (photos.held_out, photos.seen, photos.bank))
     return RealEmbeddings(*parts, photos.held_out.person)
+
+
+def embed_photos(network: Recognizer, photos: Photos) -> torch.Tensor:
+    """Returns the embeddings [N,D] of photos; kept for the next prior in $XDG_CACHE_HOME/ganinv.
+
+    They are found again by the photos, and by what the network makes of the first of them.
+    """
+    probe = embed(network, photos.images(slice(PROBED))).contiguous()
+    key = hashlib.sha256(probe.numpy().tobytes() + hash_photos(photos).encode()).hexdigest()
+    file, shape = cache.find_place(f"quality-{key[:16]}"), (len(photos), probe.shape[1])
+    rows = cache.recall(file, "embeddings", shape, torch.float32)
+    if rows is None:
+        parts = tqdm(range(0, len(photos), BATCH), "embedding photos", disable=len(photos) <= BATCH, leave=False)
+        rows = torch.cat([embed(network, photos.images(slice(i, i + BATCH))) for i in parts])
+        cache.keep(file, "embeddings", rows)
+    return rows
 
 
 def draw_samples(generator: Generator, count: int, psi: float, seed: int) -> torch.Tensor:
