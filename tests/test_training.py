@@ -209,6 +209,24 @@ def test_without_samples_the_discriminator_sees_every_reconstruction(photos, tmp
     assert seen == [(GAN.batch, GAN.batch)] * 2
 
 
+def test_a_training_begins_with_what_another_learned_and_a_discriminator_of_its_own(photos, tmp_path, monkeypatch):
+    train("gan of pictures", photos, tmp_path / "first")
+    learned = load_state(tmp_path / "first" / "state.safetensors")
+    begun = []
+    step = gan.Trainer.train_step
+    monkeypatch.setattr(
+        gan.Trainer, "train_step", lambda self, n: (begun.append(copy.deepcopy(self.state(n))), step(self, n))[1]
+    )
+    train("gan of features", photos, tmp_path / "second", start=tmp_path / "first" / "state.safetensors")
+    for name in ("S", "G", "E", "SE", "GE", "moments"):
+        assert all(torch.equal(learned[name][key], value) for key, value in begun[0][name].items())
+    moved, taken = learned["optimizers"]["generator"]["state"], begun[0]["optimizers"]["generator"]["state"]
+    assert torch.equal(moved[0]["exp_avg"], taken[0]["exp_avg"]) and taken[0]["exp_avg"].abs().sum() > 0
+    assert begun[0]["step"] == 0 and not begun[0]["optimizers"]["discriminator"]["state"]
+    with pytest.raises(ValueError, match="expected a state written by ganinv"):
+        train("gan of features", photos, tmp_path / "third", start=tmp_path / "nowhere.safetensors")
+
+
 def test_a_generator_learns_to_give_photos_back(photos, tmp_path):
     rows: list[dict] = []
     settings = gan.GanTraining(**{**vars(GAN), "steps": 101, "alone": 1.0})

@@ -26,7 +26,7 @@ class TrainGan:
     world: str = "synthetic"  # name or folder; a folder of your own gets the weights too
     photos: str = ""  # folder or zip of pictures, or of people; "": data/<world>/public
     out: str = ""  # folder of state, log, samples and weights; "": runs/<world>-prior
-    critic: str = ""  # weights of role critic, whose features compare photos; "": pixels do
+    critic: str = ""  # weights whose features compare photos, several with commas between; "": pixels do
     eye: str = ""  # weights of role lpips_face, to measure the prior with; "": not
     discriminator: str = "pictures"  # pictures | features: what it sees, the latter of --critic
     features: str = ""  # recognizers that measure it too, such as dlib,sface
@@ -37,11 +37,14 @@ class TrainGan:
     capacity: int = 8  # of the generator, as in stylegan2-pytorch
     alone: float = 0.5625  # share of the steps before the discriminator joins
     perceptual: float = 0.1  # weight of the distance in the features of --critic
+    identity: float = 0.05  # weight of the distance between the embeddings of --critic
+    divergence: float = 1e-4  # weight of the codes' divergence from the normal distribution, per nat
     lr: float = 2e-4  # 4e-4 diverges
     seed: int = 0  # of weights and draws
     precision: str = "auto"  # auto | bfloat16 | float32; auto: bfloat16 where the device computes in it
     device: str = "auto"  # auto | cpu | cuda
     resume: bool = False  # go on from the state in out
+    start: str = ""  # state.safetensors of another training to begin with; "": from nothing
     sample_every: int = 500  # steps between sample grids
     wandb: str = "offline"  # offline | online | disabled
 
@@ -60,7 +63,9 @@ def run(config: TrainGan) -> None:
     settings = choose_settings(config, world, device)
     claim_output(out, out / "prior.safetensors", resume=config.resume)
     # now: a wrong one must not cost a training
-    networks = load_networks([*filter(None, [config.eye, *config.features.split(",")])], device, took_part=[config.critic])
+    networks = load_networks(
+        [*filter(None, [config.eye, *config.features.split(",")])], device, took_part=config.critic.split(",")
+    )
     features = load_features(config.critic, device) if config.critic else None
     source = find_source(config.photos or f"data/{world.name}", world)
     photos = load_pictures(source, settings.resolution, share)
@@ -111,8 +116,8 @@ def train(config: TrainGan, settings, photos, features, device, out: Path):
     print(f"{len(photos)} pictures of {len(photos.names)} people; samples in {out} every {settings.sample_every} steps")
     with shown(config, settings.steps, "prior", out) as on_step:
         return train_gan(
-            settings, photos, out, device=device, features=features, resume=config.resume, on_plan=tqdm.write,
-            on_step=on_step, on_samples=on_samples,
+            settings, photos, out, device=device, features=features, resume=config.resume,
+            start=Path(config.start) if config.start else None, on_plan=tqdm.write, on_step=on_step, on_samples=on_samples,
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import load_recognizer
+from ganinv.training.face_trunk import SIDE, FaceTrunk, is_face_trunk, load_face_trunk
 from ganinv.training.mobilenet import MobileNetV2, load_mobilenet
 from ganinv.weights.cards import read_card
 
@@ -62,25 +63,50 @@ class RecognizerFeatures:
 
 
 class TrunkFeatures:
-    """The features of a trunk that looks at pictures of a side of its own, in [0,1]; it has no embedding."""
+    """The features of a trunk that looks at pictures of a side of its own, in [0,1].
 
-    def __init__(self, trunk: MobileNetV2, side: int = 0):
-        self.trunk, self.side = trunk, side  # 0: that of the pictures
+    embeds: whether the mean over its last map is an embedding.
+    """
 
-    def look(self, images: torch.Tensor, each: Reader = as_it_is) -> tuple[list[torch.Tensor], None]:
-        """Returns the maps; see FrozenFeatures."""
+    def __init__(self, trunk: MobileNetV2 | FaceTrunk, side: int = 0, *, embeds: bool = False):
+        self.trunk, self.side, self.embeds = trunk, side, embeds  # 0: that of the pictures
+
+    def look(self, images: torch.Tensor, each: Reader = as_it_is) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        """Returns the maps and the embeddings; see FrozenFeatures."""
         pictures = ((images + 1) / 2).contiguous(memory_format=torch.channels_last)
         if self.side and pictures.shape[3] != self.side:
             pictures = F.interpolate(pictures, size=self.side, mode="bilinear", align_corners=False)
-        return [each(one) for one in self.trunk(pictures)], None
+        # depthwise convolutions of bfloat16 are slow on a CPU, backward above all
+        with torch.autocast(images.device.type, enabled=False):
+            maps = self.trunk(pictures.float())
+        return [each(one) for one in maps], maps[-1].mean((2, 3)) if self.embeds else None
+
+
+class SeveralFeatures:
+    """The features of several frozen networks, side by side."""
+
+    def __init__(self, parts: Sequence[FrozenFeatures]):
+        self.parts = parts
+
+    def look(self, images: torch.Tensor, each: Reader = as_it_is) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+        """Returns all maps, and the embeddings of those that have any, of unit norm, in one."""
+        found = [part.look(images, each) for part in self.parts]
+        maps = sorted((one for maps, _ in found for one in maps), key=lambda one: -one.shape[3])
+        embeddings = [normalise(one) for _, one in found if one is not None]
+        return maps, torch.cat(embeddings, 1) if embeddings else None
 
 
 def load_features(spec: str, device: torch.device) -> FrozenFeatures:
-    """Returns the features of a weight file: of a recognizer, or of a MobileNetV2 trunk, as its card says, or its .json.
+    """Returns the features of weight files, with commas between.
 
+    Of a recognizer; of a MobileNetV2 trunk, as its card says, or its .json; or of the face network's .json.
     Raises: ValueError for another kind of recognizer, and whatever loading raises.
     """
+    if len(specs := spec.split(",")) > 1:
+        return SeveralFeatures([load_features(one, device) for one in specs])
     file = Path(spec)
+    if file.suffix == ".json" and is_face_trunk(file):
+        return TrunkFeatures(load_face_trunk(file).to(device), SIDE, embeds=True)
     has_card = file.suffix == ".safetensors" and file.is_file()
     if file.suffix == ".json" or (has_card and read_card(file).get("kind") == "mobilenet_v2"):
         return TrunkFeatures(load_mobilenet(file).to(device))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +19,20 @@ import torch
 from torch import nn
 
 from ganinv.engine.checkpoint import append_jsonl, load_state, restore, save_state, truncate_jsonl
-from ganinv.interfaces import FaultError
 from ganinv.photos import Photos
 from ganinv.priors.stylegan2_pytorch import build_networks, num_layers
 from ganinv.priors.stylegan2_pytorch_form import run_generator
 from ganinv.training.discriminators import FeatureDiscriminator, PictureDiscriminator
 from ganinv.training.frozen_features import FrozenFeatures, Projector, measure_distance
-from ganinv.training.gan_networks import ImageNetwork, is_grey, silence_noise, soften, tie_colours, update_average
+from ganinv.training.gan_networks import (
+    ImageNetwork,
+    clip_gradients,
+    is_grey,
+    silence_noise,
+    soften,
+    tie_colours,
+    update_average,
+)
 from ganinv.training.latents import Moments, draw_latents
 from ganinv.training.schedule import Schedule, tell_plan
 
@@ -83,19 +89,6 @@ def falling_rate(config: GanTraining, step: int) -> float:
     """Returns the learning rate of a step: constant, then a straight line to zero over the last `decay` of the steps."""
     rate = config.lr_alone if step < first_with_discriminator(config) else config.lr
     return rate * min(1.0, (config.steps - step) / max(1.0, config.decay * config.steps))
-
-
-def clip_gradients(optimizer: torch.optim.Optimizer, usual: torch.Tensor, most: float, step: int) -> None:
-    """Shortens the gradient of all parameters to `most` times its usual length, a running mean, which it updates.
-
-    Raises: FaultError when the gradient is not finite.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    limit = most * usual.item() if usual > 0 else math.inf
-    norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-    if not torch.isfinite(norm):
-        raise FaultError(f"the training diverged at step {step}; go on from its last state with --resume and a lower --lr")
-    usual.lerp_(norm.clamp(max=limit), 0.01 if usual > 0 else 1.0)
 
 
 # ---- a step
@@ -194,6 +187,15 @@ class Trainer:
             restore(optimizer, state["optimizers"].get(name, {}), file)
         self.generator.set_state(state["random"])
         return state["step"]
+
+    def start_from(self, state: dict, file: Path) -> None:
+        """Takes up what another training learned, whose discriminator may be another: all but that, draws and steps.
+
+        Raises: ValueError when it is of other settings.
+        """
+        for name in ("S", "G", "E", "SE", "GE", "moments"):
+            restore(self.modules()[name], state.get(name, {}), file)
+        restore(self.optimizers["generator"], state["optimizers"].get("generator", {}), file)
 
     def autocast(self) -> torch.autocast:
         """Returns the context in which convolutions run in the training's precision."""
@@ -350,6 +352,7 @@ def train_gan(
     device: torch.device,
     features: FrozenFeatures | None = None,
     resume: bool = False,
+    start: Path | None = None,
     on_plan: Callable[[str], None] | None = None,
     on_step: Callable[[dict], None] = lambda row: None,
     on_samples: Callable[[int, torch.Tensor], None] = lambda step, images: None,
@@ -359,7 +362,7 @@ def train_gan(
     photos: public people only. features: by which reconstructions are compared; None: by pixels alone.
     on_plan receives a line on how long the training will take, measured on steps that are undone. The state is written
     to out/state.safetensors on a clock, the log to out/steps.jsonl; resume goes on from them, to the bit where the number
-    of steps is fixed.
+    of steps is fixed. start: the state of another training to begin with, see Trainer.start_from.
     """
     trainer = Trainer(config, photos, features, device)
     state_file, log, step = out / "state.safetensors", out / "steps.jsonl", 0
@@ -368,6 +371,8 @@ def train_gan(
         state = load_state(state_file)
         step, schedule.elapsed = trainer.restore(state, state_file), state.get("elapsed", 0.0)
         truncate_jsonl(log, step - 1)
+    elif start:
+        trainer.start_from(load_state(start), start)
     if on_plan:
         on_plan(tell_plan(trainer, schedule, step, first_with_discriminator(config)))
     began = saved_at = time.monotonic()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ganinv.interfaces import FaultError
 from ganinv.priors.stylegan2_pytorch import num_layers
 
 # ---- what a prior is trained with
@@ -105,3 +108,16 @@ def soften(synthesis: nn.Module, times: float = 0.1) -> None:
     """Lowers the contrast of a newborn generator's pictures, in place: they begin within [-1,1]."""
     for block in synthesis.blocks:
         block.to_rgb.conv.weight.mul_(times)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, usual: torch.Tensor, most: float, step: int) -> None:
+    """Shortens the gradient of all parameters to `most` times its usual length, a running mean, which it updates.
+
+    Raises: FaultError when the gradient is not finite.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    limit = most * usual.item() if usual > 0 else math.inf
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    if not torch.isfinite(norm):
+        raise FaultError(f"the training diverged at step {step}; go on from its last state with --resume and a lower --lr")
+    usual.lerp_(norm.clamp(max=limit), 0.01 if usual > 0 else 1.0)
