@@ -89,7 +89,13 @@ def test_without_judges_nothing_is_claimed():
     report = {"leak": {"absent": "no judge"}, "selection": {"absent": "no control"}}
     assert answers.write_heading(report) == "Nobody could judge the pictures"
     first, second, third = answers.write_verdict(report)
-    assert "Nobody could say: no judge" in first and "Nobody could say: no control" in second and "is safe" in third
+    assert "Not answered: no judge" in first and "Nobody could say: no control" in second and "is safe" in third
+
+
+def test_a_judge_that_is_left_out_is_named_with_its_reason():
+    weak = {"judge": "mine", "reason": "accepts 11% of the users' own photos at a false-match rate of 1 in 1000"}
+    text = answers.write_leak(make_leak(needed=1) | {"left_out": [weak]})
+    assert text.endswith(f"Left out: mine ({weak['reason']}).") and "The one recognizer" in text
 
 
 def test_judges_of_different_rates_are_named():

@@ -30,7 +30,7 @@ def test_the_worst_attack_stands_first_and_the_unknown_last():
     assert "Yes: the worst of 6 attacks, template, gives away all 10 users (95 % interval 69 % to 100 %)" in first
     assert second == "To whom? It is shown for attackers who hold embeddings, scores, gradients." and "may find more" in last
     assert "Not shown with 10 users" in write_combined(rows[4:])[0]
-    assert "Nobody could say: no judge" in write_combined(rows[5:])[0]
+    assert "Not answered: no judge" in write_combined(rows[5:])[0]
 
 
 def test_reports_of_other_users_are_refused():

@@ -89,8 +89,43 @@ def test_two_judges_must_agree_where_there_are_two_and_one_is_enough_where_there
     assert three.needed == 2 and three.given_away.hits == 6
 
 
+def spoil(references, judge, share):
+    """Returns references in which a judge sees nothing in common on a share of each person's photos."""
+    rows = references.embeddings[judge.name].clone()
+    for person in references.person.unique():
+        mine = (references.person == person).nonzero()[:, 0]
+        count = round(share * len(mine))
+        rows[mine[:count]] = torch.eye(CLASSES)[-1] * (1 - 2 * (torch.arange(count) % 2))[:, None]
+    return References({**references.embeddings, judge.name: rows}, references.person)
+
+
+def test_a_judge_that_misses_most_of_the_users_own_photos_is_left_out_and_has_no_veto():
+    judges = make_judges(2, thresholds={1e-3: 0.3})
+    whole = make_references(judges)
+    good, both = spoil(whole, judges[1], 0.4), {NULL: show([7] * 6)}
+    found = measure(USERS, both, judges, good)
+    assert found.needed == 2 and not found.left_out and found.judges[1].own == Rate(7 * 150, 7 * 250)
+    assert found.judges[0].own == Rate(7 * 250, 7 * 250)
+    found = measure(USERS, both, judges, spoil(whole, judges[1], 0.6))
+    assert [judge.judge for judge in found.judges] == ["judge0"] and found.needed == 1 and found.answer == "shown"
+    reason = "accepts 40% of the users' own photos at a false-match rate of 1 in 1000, and 50% are asked of a judge"
+    assert found.describe()["left_out"] == [{"judge": "judge1", "reason": reason}]
+    # who takes part is decided by the users' own photos: the same, whatever the pictures show
+    wrong = measure([7] * 6, both, judges, spoil(whole, judges[1], 0.6))
+    assert wrong.left_out == found.left_out and wrong.answer == "not shown"
+    with pytest.raises(AbsentError, match="judge1 accepts 40% of the users' own photos"):  # never "not shown"
+        measure(USERS, both, judges[1:], spoil(whole, judges[1], 0.6))
+
+
+def test_a_judge_that_cannot_be_tried_on_own_photos_takes_part():
+    judges = make_judges(2, thresholds={1e-3: 0.3})
+    found = measure(USERS, {NULL: show([7] * 6)}, judges, make_references(judges, per_person=1))
+    assert [judge.own for judge in found.judges] == [None, None] and found.needed == 2
+
+
 @pytest.mark.parametrize(("threshold", "shown", "accepted", "named"), [(-1.0, [1, 2, 3, 4, 5, 0], 6, 0), (1.01, USERS, 0, 6)])
-def test_who_is_only_accepted_or_only_named_is_not_given_away(threshold, shown, accepted, named):
+def test_who_is_only_accepted_or_only_named_is_not_given_away(monkeypatch, threshold, shown, accepted, named):
+    monkeypatch.setattr(leak, "COMPETENT", 0.0)  # at 1.01 no photo passes either
     found = measure(shown, {NULL: show([7] * 6)}, make_judges(2, thresholds={1e-3: threshold}))
     assert (found.judges[0].accepted.hits, found.judges[0].named.hits) == (accepted, named)
     assert found.given_away.hits == 0 and found.answer == "not shown"
@@ -103,12 +138,13 @@ def test_the_first_picture_of_a_user_counts():
     assert [user["given_away"] for user in found.users] == [False, True]
 
 
-def test_raw_embeddings_are_compared_by_distance_and_shipped_thresholds_are_taken():
+def test_raw_embeddings_are_compared_by_distance_and_shipped_thresholds_are_taken(monkeypatch):
     judges = make_judges(2, metric="euclidean", thresholds={1e-3: 0.5}, impostor_pairs=4711)
     few = make_references(judges, per_person=2)  # too few for a threshold of their own
     found = measure(USERS, {NULL: show([7] * 6)}, judges, few)
     assert found.answer == "shown" and found.judges[0].threshold == 0.5 and found.judges[0].metric == "euclidean"
     assert found.judges[0].basis == "4711 pairs of other people"
+    monkeypatch.setattr(leak, "COMPETENT", 0.0)  # within 0.01 no photo passes either
     strict = make_judges(2, metric="euclidean", thresholds={1e-3: 0.01})
     assert measure(USERS, {NULL: show([7] * 6)}, strict, few).judges[0].accepted.hits == 0
     assert find_shipped(judges[0], 1e-2) is None and find_shipped(judges[0], 0.001) == 0.5

@@ -22,6 +22,9 @@ from ganinv.worlds.references import Judge, References
 
 RATES = (1e-3, 1e-2)  # false-match rates at which a judge may accept, the strictest first
 NEEDED = 2  # judges who must agree, where there are so many
+# the least share of the users' own photos that a judge must accept to take part: below a half it says no to a true likeness
+# more often than yes, and where two must agree its weakness would be a veto
+COMPETENT = 0.5
 LEVEL = 0.05  # of p, at or below which chance is called no explanation
 SELECTION = "best candidate"  # the control that the target itself chose: an attack, not a null
 STRANGER = "another user's photo"  # of the references: the zero-effort impostor
@@ -51,7 +54,9 @@ class JudgeRates:
     beyond the threshold, and named where no other of `people` users scores as high.
 
     threshold: a similarity, or a distance where the metric is Euclidean; far: the false-match rate at it; basis: whose
-    pairs gave it. strangers: of all the references' photos of other people, those that it would accept for a user.
+    pairs gave it. strangers: of all the references' photos of other people, those that it would accept for a user; own: of
+    the references' photos, those that it accepts for whom they show, by the other photos of that person; None where
+    everybody has but one.
     """
 
     judge: str
@@ -64,6 +69,15 @@ class JudgeRates:
     accepted: Rate
     named: Rate
     strangers: Rate
+    own: Rate | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A judge who takes no part in the first answer, and why."""
+
+    judge: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +100,8 @@ class Leak:
     answer: "shown" where more users are given away than under every null, with a p of at most LEVEL; "suggested" where
     there are more, but too few users to rule out chance; "not shown" else, which is no "no". p: the largest, of the nulls;
     least_p: the least that so many users can give. selection: the same counts of the selection control; users:
-    {"identity", "given_away", "accepted", "named"} of each.
+    {"identity", "given_away", "accepted", "named"} of each. left_out: judges who cannot decide, or are not competent: see
+    COMPETENT, which is about the users' own photos and never about what an attack has made.
     """
 
     answer: str
@@ -98,6 +113,7 @@ class Leak:
     least_p: float
     selection: NullRates | None
     users: tuple[dict, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     def describe(self) -> dict:
         """Returns the entry of report.json."""
@@ -235,14 +251,7 @@ def measure_leak(
     images, controls: [T,K,3,R,R], of which the first of each user counts, the one that the attack itself ranks best.
     Raises: AbsentError when no judge can decide.
     """
-    deciders, reasons = [], []
-    for judge in judges:
-        try:
-            deciders.append(build_decider(judge, references, identities))
-        except AbsentError as error:
-            reasons.append(str(error))
-    if not deciders:
-        raise AbsentError("; ".join(dict.fromkeys(reasons)) or "needs a judge; none took part")
+    deciders, left_out = choose_judges(judges, references, identities)
     needed = min(NEEDED, len(deciders))
     position = {person: place for place, person in enumerate(deciders[0][0].people.tolist())}
     users = torch.tensor([position[int(identity)] for identity in identities])
@@ -269,9 +278,9 @@ def measure_leak(
             judge=one.judge.name, sees_users=one.judge.sees_users, metric=one.judge.metric, far=one.far,
             threshold=-one.limit if one.judge.metric == "euclidean" else one.limit, basis=one.basis,
             people=len(one.people), accepted=Rate.of(ours[one.judge.name][0]), named=Rate.of(ours[one.judge.name][1]),
-            strangers=Rate.of(strangers[one.judge.name]),
+            strangers=Rate.of(strangers[one.judge.name]), own=decide_own(one, scores),
         )
-        for one, _ in deciders
+        for one, scores in deciders
     )  # fmt: skip
     per_user = tuple(
         {
@@ -286,8 +295,42 @@ def measure_leak(
     return Leak(
         answer=answer_leak(Rate.of(given), nulls), given_away=Rate.of(given), needed=needed, judges=rates, nulls=nulls,
         p=p, least_p=least_p(len(users)),
-        selection=rows.get(SELECTION), users=per_user,
+        selection=rows.get(SELECTION), users=per_user, left_out=left_out,
     )  # fmt: skip
+
+
+def choose_judges(
+    judges: Sequence[Judge], references: References | None, identities: Sequence[int]
+) -> tuple[list[tuple[Decider, torch.Tensor]], tuple[LeftOut, ...]]:
+    """Returns the judges who decide, see build_decider, and those who are left out.
+
+    Raises: AbsentError when none is left.
+    """
+    deciders, left_out = [], []
+    for judge in judges:
+        try:
+            decider, scores = build_decider(judge, references, identities)
+        except AbsentError as error:
+            left_out.append(LeftOut(judge=judge.name, reason=str(error)))
+            continue
+        own = decide_own(decider, scores)
+        if own is None or own.hits >= COMPETENT * own.n:
+            deciders.append((decider, scores))
+        else:
+            found, at = own.hits / own.n, f"a false-match rate of 1 in {1 / decider.far:.0f}"
+            reason = f"accepts {found:.0%} of the users' own photos at {at}"
+            left_out.append(LeftOut(judge=judge.name, reason=f"{reason}, and {COMPETENT:.0%} are asked of a judge"))
+    if not deciders:
+        weak = [f"{one.judge} {one.reason}" if one.reason.startswith("accepts") else one.reason for one in left_out]
+        raise AbsentError("; ".join(dict.fromkeys(weak)) or "needs a judge; none took part")
+    return deciders, tuple(left_out)
+
+
+def decide_own(decider: Decider, scores: torch.Tensor) -> Rate | None:
+    """Returns how many reference photos the judge accepts for whom they show; None where nobody has another photo."""
+    own = scores.gather(1, decider.row[:, None])[:, 0]
+    known = own > -torch.inf
+    return Rate.of(own[known] > decider.limit) if known.any() else None
 
 
 def decide_strangers(decider: Decider, scores: torch.Tensor, users: torch.Tensor) -> torch.Tensor:

@@ -39,7 +39,7 @@ def write_verdict(report: Mapping) -> list[str]:
 def write_leak(leak: Mapping) -> str:
     """Returns the first answer in words, of an entry "leak" of a report."""
     if "absent" in leak:
-        return f"Does it leak? Nobody could say: {leak['absent']}."
+        return f"Does it leak? Not answered: {leak['absent']}."
     given, users = leak["given_away"], leak["given_away"]["n"]
     answer = ANSWERS.get(leak["answer"], f"Not shown with {count(users, 'user')}")
     text = f"Does it leak? {answer}. {name_judges(leak)} for {count_hits(given)} ({describe_interval(given)})"
@@ -51,7 +51,12 @@ def write_leak(leak: Mapping) -> str:
         text += f" (p = {leak['p']:.2g} against the strongest of these)"
     else:
         text += ". There was nothing to compare with"
-    return f"{text}{describe_power(leak)}."
+    return f"{text}{describe_power(leak)}{describe_left_out(leak)}."
+
+
+def describe_left_out(leak: Mapping) -> str:
+    """Returns which judges took no part, and why; "" where all did."""
+    return "".join(f". Left out: {one['judge']} ({one['reason']})" for one in leak.get("left_out", ()))
 
 
 def name_judges(leak: Mapping) -> str:

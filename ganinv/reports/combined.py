@@ -77,7 +77,7 @@ def write_combined(rows: Sequence[AttackRow]) -> list[str]:
     """Returns the verdict of several attacks: what the worst of them found, and to how many it did so."""
     worst = rows[0]
     if worst.given_away is None:
-        return [f"Does it leak? Nobody could say: {worst.reason}."]
+        return [f"Does it leak? Not answered: {worst.reason}."]
     shown = [row for row in rows if row.answer == SHOWN]
     answer = ANSWERS.get(worst.answer, f"Not shown with {worst.given_away['n']} users")
     found = f"{count_hits(worst.given_away)} ({describe_interval(worst.given_away)})"

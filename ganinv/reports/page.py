@@ -107,7 +107,7 @@ def make_leak(report: Mapping) -> dict | None:
     leak = report.get("leak", {})
     if "given_away" not in leak:
         return None
-    judges = leak["judges"]
+    judges = [{"own": None, **one} for one in leak["judges"]]  # earlier reports have none
     pictures = {"accepted": {one["judge"]: one["accepted"] for one in judges}, "given_away": leak["given_away"]}
     pictures["named"] = {one["judge"]: one["named"] for one in judges}
     rows = [{"what": "the pictures", "kind": "ours", **pictures}]
@@ -115,7 +115,7 @@ def make_leak(report: Mapping) -> dict | None:
     if leak["selection"] is not None:
         row = leak["selection"]
         rows.append({"what": f"{name_control(row['control'])}, by the target's own score", "kind": "selection", **row})
-    return {"judges": judges, "rows": rows}
+    return {"judges": judges, "rows": rows, "left_out": leak.get("left_out", [])}
 
 
 def make_success(report: Mapping) -> dict:
