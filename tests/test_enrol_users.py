@@ -52,8 +52,8 @@ def test_a_world_is_made_of_templates_thresholds_and_references_and_no_photo(tmp
     ("words", "message"),
     [
         ([], "expected --world=FOLDER and --photos=FOLDER, got one or none"),
-        (["--world=worlds/a", "--photos=b", "--network=vgg"], "expected a network among dlib, sface, got vgg"),
-        (["--world=worlds/a", "--photos=b", "--judges=me"], "expected a network among dlib, sface, got me"),
+        (["--world=worlds/a", "--photos=b", "--network=vgg"], "expected a network among dlib, sface, mobilefacenet, got vgg"),
+        (["--world=worlds/a", "--photos=b", "--judges=me"], "expected a network among dlib, sface, mobilefacenet, got me"),
         (["--world=worlds/a", "--photos=b"], "b/users"),
     ],
 )

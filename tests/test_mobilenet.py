@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from ganinv.training import frozen_features
-from ganinv.training.mobilenet import MobileNetV2, load_mobilenet, read_tfjs
+from ganinv.training.mobilenet import MobileNetV2, load_mobilenet
 from ganinv.weights.files import save_weights
+from ganinv.weights.tfjs import read_tfjs
 
 CHANNELS = [16, 24, 24, 32]  # of the first blocks' outputs
 
@@ -134,8 +135,8 @@ def test_a_model_that_is_not_whole_is_refused(tensors, tmp_path):
     with pytest.raises(ValueError, match=r"expected \d+ bytes in .*model.bin, got \d+"):
         read_tfjs(file)
     file.with_suffix(".bin").write_bytes(b"few")
-    with pytest.raises(ValueError, match="expected a layers model of TensorFlow.js, .*model.json and its .bin, got none"):
+    with pytest.raises(ValueError, match="expected a model of TensorFlow.js, .*model.json and its .bin, got none"):
         read_tfjs(file)
     file.write_text("{}")
-    with pytest.raises(ValueError, match="expected a layers model of TensorFlow.js"):
+    with pytest.raises(ValueError, match="expected a model of TensorFlow.js"):
         frozen_features.load_features(str(file), torch.device("cpu"))

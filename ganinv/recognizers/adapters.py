@@ -12,11 +12,11 @@ from ganinv.recognizers.published.frame import WORLD, Frame
 
 log = logging.getLogger(__name__)
 
-PUBLISHED = ("dlib", "sface")  # from an installed package, or KIND:FILE
+PUBLISHED = ("dlib", "sface", "mobilefacenet")  # from an installed package or ganinv's own file, or KIND:FILE
 KINDS = (*PUBLISHED, "insightface", "edgeface", "facenet", "torchvision", "timm", "torchscript")
 SUFFIXES = (".torchscript", ".pt2", ".onnx")
 FORMS = (
-    "dlib, sface, insightface:FILE, edgeface:FILE, facenet:vggface2, torchvision:NAME:FILE, timm:NAME:FILE, "
+    "dlib, sface, mobilefacenet, insightface:FILE, edgeface:FILE, facenet:vggface2, torchvision:NAME:FILE, timm:NAME:FILE, "
     "torchscript:FILE, FILE.torchscript, FILE.pt2, FILE.onnx"
 )
 
@@ -45,8 +45,10 @@ def split_adapter(spec: str) -> tuple[str, str, str] | None:
 def weight_file(spec: str) -> Path:
     """Returns the file from which a spec's recognizer or prior is read; for code, which has none, the spec as a path."""
     from ganinv.recognizers.classifiers import find_facenet_file
-    from ganinv.recognizers.published.files import FILES, locate
+    from ganinv.recognizers.published.files import FILES, SHIPPED, locate
 
+    if spec in SHIPPED and not Path(spec).exists():
+        return SHIPPED[spec]
     if spec in FILES and not Path(spec).exists():
         return locate(FILES[spec]) or Path(spec)
     kind, name, file = split_adapter(spec) or ("", "", spec)
@@ -60,8 +62,8 @@ def load_adapter(
 
     Logs one line when it behaves as if fed the wrong range. resolution: the side of the pictures it will be shown; frame:
     where the face lies in them, which networks with a frame of their own are told; None: as in published.frame.WORLD.
-    Raises: ValueError, see load_dlib, load_sface, load_insightface, load_edgeface, load_facenet, load_torchvision,
-    load_timm and load_exported.
+    Raises: ValueError, see load_published, load_insightface, load_edgeface, load_facenet, load_torchvision, load_timm and
+    load_exported.
     """
     found = split_adapter(spec)
     if found is None:
@@ -93,6 +95,7 @@ def load_adapter(
 
 def load_published(kind: str, file: str = "", frame: Frame = WORLD) -> Recognizer:
     """Returns one of PUBLISHED, on the CPU, of a file or of the installed package's. Raises: ValueError, see there."""
-    from ganinv.recognizers.published import dlib, sface
+    from ganinv.recognizers.published import dlib, mobilefacenet, sface
 
-    return {"dlib": dlib.load_dlib, "sface": sface.load_sface}[kind](file, frame=frame)
+    load = {"dlib": dlib.load_dlib, "sface": sface.load_sface, "mobilefacenet": mobilefacenet.load_mobilefacenet}
+    return load[kind](file, frame=frame)

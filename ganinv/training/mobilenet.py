@@ -5,16 +5,14 @@ Source: Sandler et al. 2018, MobileNetV2; the network is that of keras-applicati
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from ganinv.weights.files import read_tensors
+from ganinv.weights.tfjs import read_tfjs
 
 STRIDES = {1: 2, 3: 2, 6: 2, 13: 2}  # of the blocks that halve their maps
 EPSILON = 1e-3  # of the batch norms
@@ -94,27 +92,3 @@ def load_mobilenet(file: str | Path, taps: tuple[int, ...] = TAPS) -> MobileNetV
     """
     file = Path(file)
     return MobileNetV2(read_tfjs(file) if file.suffix == ".json" else read_tensors(file)[0], taps)
-
-
-def read_tfjs(file: Path) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a TensorFlow.js layers model: NAME.json, its manifest, and NAME.bin beside it, its weights.
-
-    A tensor that is stored as unsigned integers q is q * scale + minimum, as its manifest says.
-    Raises: ValueError when the manifest is none, or the weights are not of its length.
-    """
-    try:
-        groups = json.loads(file.read_text())["weightsManifest"]
-        entries = [entry for group in groups for entry in group["weights"]]
-        raw, offset, tensors = file.with_suffix(".bin").read_bytes(), 0, {}
-        for entry in entries:
-            stored = entry.get("quantization", {})
-            kind, count = np.dtype(stored.get("dtype", entry["dtype"])), math.prod(entry["shape"])
-            values = np.frombuffer(raw, kind, count, offset).astype(np.float32)
-            offset += count * kind.itemsize
-            values = values * np.float32(stored.get("scale", 1.0)) + np.float32(stored.get("min", 0.0))
-            tensors[entry["name"]] = torch.from_numpy(values.reshape(entry["shape"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"expected a layers model of TensorFlow.js, {file} and its .bin, got none ({error})") from error
-    if offset != len(raw):
-        raise ValueError(f"expected {offset} bytes in {file.with_suffix('.bin')}, got {len(raw)}; take both files anew")
-    return tensors

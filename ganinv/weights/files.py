@@ -19,6 +19,9 @@ from ganinv.weights.checkpoints import flatten, read_checkpoint
 from ganinv.weights.quantisation import dequantise
 from ganinv.weights.quoting import first_line, show
 
+HERE = Path(__file__).resolve().parents[1]
+# beside the package in a checkout, inside it where a wheel was installed
+PRETRAINED = HERE / "pretrained" if (HERE / "pretrained").is_dir() else HERE.parent / "pretrained"
 NAMES_SHOWN = 4  # of missing or odd tensors, in a message
 
 

@@ -22,14 +22,11 @@ from ganinv.recognizers.loading import load_recognizer, read_frame
 from ganinv.recognizers.published.frame import Frame
 from ganinv.recognizers.templates import load_gallery
 from ganinv.weights.cards import find_card
+from ganinv.weights.files import PRETRAINED
 from ganinv.worlds import world_file
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.truth import Truth, load_regressor
 from ganinv.worlds.world_file import CARDLESS, PUBLISHED, JudgeEntry
-
-HERE = Path(__file__).resolve().parents[1]
-# beside the package in a checkout, inside it where a wheel was installed
-PRETRAINED = HERE / "pretrained" if (HERE / "pretrained").is_dir() else HERE.parent / "pretrained"
 
 
 @dataclass(frozen=True)

