@@ -177,7 +177,7 @@ def test_a_resume_with_other_weights_is_refused(monkeypatch, capsys):
     provenance["weights"]["target"]["sha256"] = "0" * 64
     Path("run/provenance.json").write_text(json.dumps(provenance))
     assert run_main(monkeypatch, latent_attack, "--resume=run") == 2
-    assert "expected the weights and photos that run was begun with" in capsys.readouterr().err
+    assert "expected the weights, photos and code that run began with" in capsys.readouterr().err
 
 
 def test_a_run_is_repeated_and_what_differs_is_told(monkeypatch, capsys):

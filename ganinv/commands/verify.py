@@ -17,6 +17,9 @@ class Verify:
 
     run: str = ""  # the run folder
     photos: str = ""  # folder with photos of the users; "": as in the run
+    target: str = ""  # code or exported program that the run names, typed again; likewise generator and judge
+    generator: str = ""  # see target
+    judge: str = ""  # see target
     device: str = "auto"  # auto | cpu | cuda
 
 
@@ -25,7 +28,8 @@ def run(config: Verify) -> None:
     from ganinv.studies.verification import check_run
 
     failed = 0
-    for name, problem in check_run(config.run, config.photos, config.device):
+    typed = {"target": config.target, "generator": config.generator, "judge": config.judge}
+    for name, problem in check_run(config.run, config.photos, config.device, typed):
         print(f"{name}: {problem or 'as reported'}", flush=True)
         failed += bool(problem)
     if failed:

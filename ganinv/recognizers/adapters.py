@@ -9,12 +9,14 @@ import torch
 
 from ganinv.interfaces import Recognizer
 from ganinv.recognizers.published.frame import WORLD, Frame
+from ganinv.weights.specs import split_spec
 
 log = logging.getLogger(__name__)
 
 PUBLISHED = ("dlib", "sface", "mobilefacenet")  # from an installed package or ganinv's own file, or KIND:FILE
 KINDS = (*PUBLISHED, "insightface", "edgeface", "facenet", "torchvision", "timm", "torchscript")
 SUFFIXES = (".torchscript", ".pt2", ".onnx")
+PROGRAMS = ("torchscript", ".torchscript", ".pt2")  # kinds and suffixes of files that run what their author wrote
 FORMS = (
     "dlib, sface, mobilefacenet, insightface:FILE, edgeface:FILE, facenet:vggface2, torchvision:NAME:FILE, timm:NAME:FILE, "
     "torchscript:FILE, FILE.torchscript, FILE.pt2, FILE.onnx"
@@ -40,6 +42,12 @@ def split_adapter(spec: str) -> tuple[str, str, str] | None:
     if not rest:
         raise ValueError(f"expected {'facenet:vggface2 or ' if kind == 'facenet' else ''}{kind}:FILE, got {spec}")
     return (kind, rest, "") if kind == "facenet" else (kind, "", rest)
+
+
+def names_code(spec: str) -> bool:
+    """Says whether loading a recognizer's spec runs what somebody wrote: a function or an exported program."""
+    found = split_adapter(spec)
+    return split_spec(spec) is not None if found is None else found[0] in PROGRAMS
 
 
 def weight_file(spec: str) -> Path:

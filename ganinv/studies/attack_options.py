@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
 from ganinv.engine.files import plain
+from ganinv.weights.quoting import first_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +40,16 @@ class RunOptions:
     save_every: int = 10  # steps between states, from which a killed run goes on
 
 
-FREE = {"resume": (), "from_run": ("out", "device", "wandb")}  # option -> options that may stand beside it
+CODE = ("generator", "target", "judge")  # options that may name code
+FREE = {"resume": CODE, "from_run": ("out", "device", "wandb", *CODE)}  # option -> options that may stand beside it
 
 
 def read_run_config(config, defaults):
     """Returns the configuration that --resume or --from-run asks for; config itself without either.
 
     config: composed of `attack`, `run` (RunOptions) and options of its own; defaults: what it would be without options.
-    Raises: ValueError when the folder holds no run of this method, or an option beside it would change that run.
+    Raises: ValueError when the folder holds no run of this method, an option beside it would change that run, or it names
+    code that was not typed again.
     """
     name = "resume" if config.run.resume else "from_run"
     place = getattr(config.run, name)
@@ -53,6 +57,7 @@ def read_run_config(config, defaults):
         return config
     given, usual = cli.flatten(config), cli.flatten(defaults)
     changed = {option for option in given if given[option] != usual[option]} - {name}
+    typed = {option: given[option] for option in changed & set(CODE)}
     if changed - set(FREE[name]):
         raise ValueError(f"expected no other options beside --{name.replace('_', '-')}, got some; leave them out")
     file = Path(place) / "config.json"
@@ -63,9 +68,42 @@ def read_run_config(config, defaults):
     # a run of an earlier version lacks the options that came later
     if not isinstance(stored, dict) or not {"space", "identities"} <= set(stored) <= set(usual):
         raise ValueError(f"expected a run of this script and version in {place}, got another; see its config.json")
+    check_typed(stored, typed, place)
     config = cli.override(defaults, stored)
-    own = {"out": place} if name == "resume" else {"out": ""} | {option: given[option] for option in changed}
+    own = {"out": place} if name == "resume" else {"out": ""} | {option: given[option] for option in changed - set(CODE)}
     return dataclasses.replace(config, run=dataclasses.replace(config.run, **own, **{name: place}))
+
+
+def name_code(settings: Mapping) -> dict[str, list[str]]:
+    """Returns option -> specs in it whose loading runs code: a function, or an exported program."""
+    from ganinv.recognizers.adapters import names_code
+    from ganinv.weights.specs import split_spec
+
+    found = {}
+    for option in CODE:
+        text = str(settings.get(option) or "")
+        runs = split_spec if option == "generator" else names_code
+        specs = [spec for spec in (text.split(",") if option == "judge" else [text]) if spec and runs(spec)]
+        found |= {option: specs} if specs else {}
+    return found
+
+
+def check_typed(stored: Mapping, typed: Mapping[str, str], place: str) -> None:
+    """Returns if the code that a run folder names was typed again: a folder is data, which somebody may have sent.
+
+    Raises: ValueError naming what must be typed, or what was typed that the folder does not name.
+    """
+    for option, spec in typed.items():
+        if spec and spec != stored.get(option):
+            got = first_line(str(stored.get(option) or "the world's own"))
+            raise ValueError(f"expected --{option} as in {place}, {got}, got {spec}; leave it out")
+    for option in name_code(stored):
+        if typed.get(option) != stored[option]:
+            spec = first_line(str(stored[option]))
+            raise ValueError(
+                f"expected --{option}={spec} typed beside {place}, whose config.json names that code, got none; type it if "
+                "you would run it"
+            )
 
 
 def find_goal(config) -> str:

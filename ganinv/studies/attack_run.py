@@ -33,7 +33,8 @@ from ganinv.reports.report_file import read_report
 from ganinv.reports.run_folder import RunFolder, new_folder
 from ganinv.reports.terminal import print_report
 from ganinv.reports.tracking import MODES, Tracker, is_sweep
-from ganinv.studies.attack_options import RunOptions, describe_config
+from ganinv.studies.attack_options import RunOptions, describe_config, name_code
+from ganinv.weights.specs import hash_code
 from ganinv.worlds.assets import Assets, load_assets
 from ganinv.worlds.world import World
 
@@ -43,7 +44,10 @@ SCRIPTS = {"latent": "scripts/pixel_attack.py", "pixel": "scripts/latent_attack.
 
 @dataclass(frozen=True)
 class Job:
-    """An attack that was checked and loaded. start: first pictures [T,C,R,R] of an attack without a prior."""
+    """An attack that was checked and loaded.
+
+    start: first pictures [T,C,R,R] of an attack without a prior; again: the options that name its code, for a resume.
+    """
 
     method: str
     attack: AttackConfig
@@ -54,6 +58,7 @@ class Job:
     assets: Assets
     start: torch.Tensor | None
     provenance: dict
+    again: str
 
 
 def run_attack(config, method: str) -> dict:
@@ -136,15 +141,19 @@ def prepare(config, method: str) -> Job:
     check_independent(assets.target, assets.judges)
     start = None if prior else load_start(config.start, identities, assets.world)
     provenance = describe_provenance(options.seed, device, assets.weight_files(), sys.argv)
+    given = describe_config(config)
+    if code := name_code(given):
+        provenance["code"] = {option: [hash_code(spec) for spec in specs] for option, specs in code.items()}
     if assets.references is not None and assets.references.photos is not None:
         provenance["photos"] = hash_photos(assets.references.photos)
     if options.from_run or options.resume:
         provenance["precision"] = read_choice(options).describe()
         differences = find_differences(options.resume or options.from_run, provenance)
         print("\n".join(differences) or "environment: no difference", file=sys.stderr)
-        if options.resume and any(line.startswith(("weights", "photos")) for line in differences):
-            raise ValueError(f"expected the weights and photos that {options.resume} was begun with, got others (above)")
-    return Job(method, attack, goal, options, device, identities, assets, start, provenance)
+        if options.resume and any(line.startswith(("weights", "photos", "code")) for line in differences):
+            raise ValueError(f"expected the weights, photos and code that {options.resume} began with, got others (above)")
+    again = "".join(f" --{option}={given[option]}" for option in code)
+    return Job(method, attack, goal, options, device, identities, assets, start, provenance, again)
 
 
 def load_start(start: str, identities: Sequence[int], world: World) -> torch.Tensor:
@@ -227,7 +236,7 @@ def show_search(job: Job, folder: RunFolder, tracker: Tracker, state: Mapping | 
                 bar.total = described["of"]
             asked += 1
             if number:
-                raise StoppedError(number, f"stopped and saved; go on with --resume={folder.path}")
+                raise StoppedError(number, f"stopped and saved; go on with --resume={folder.path}{job.again}")
 
         yield {"on_step": on_step, "on_state": on_state, "on_scored": on_scored}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -13,17 +13,25 @@ from ganinv.judging.protocol import JudgingAssets, judge_pictures
 from ganinv.photos import hash_photos
 from ganinv.reports.provenance import describe_provenance, find_differences
 from ganinv.reports.report_file import read_report
+from ganinv.studies.attack_options import check_typed, name_code
 from ganinv.weights.files import read_tensors, sha256_file
+from ganinv.weights.specs import hash_code
 from ganinv.worlds.assets import load_assets
 
 PICTURE_TOLERANCE = 2  # of 255 levels: another machine rounds differently
 METRIC_TOLERANCE = 5e-3  # of a metric, relative above 1
 
 
-def check_run(run: str, photos: str = "", device: str = "auto") -> Iterator[tuple[str, str]]:
+def check_run(
+    run: str,
+    photos: str = "",
+    device: str = "auto",
+    typed: Mapping[str, str] = {},  # noqa: B006
+) -> Iterator[tuple[str, str]]:
     """Yields (what was checked, what is wrong with it; "" for nothing).
 
-    run: the folder; photos: a folder with photos of the users, "" as in the run. Raises: ValueError when it holds no run.
+    run: the folder; photos: a folder with photos of the users, "" as in the run; typed: option -> spec of code that the
+    caller would run. Raises: ValueError when it holds no run, or names other code.
     """
 
     folder, device = Path(run), cli.choose_device(device)
@@ -37,6 +45,7 @@ def check_run(run: str, photos: str = "", device: str = "auto") -> Iterator[tupl
         photos, space, keep = photos or settings["photos"], settings["space"], settings["keep"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"expected a run's config.json in {folder}, got none that can be read ({error})") from error
+    check_typed(settings, typed, run)
 
     for name, digest in report.get("files", {}).items():
         file = folder / name
@@ -49,8 +58,11 @@ def check_run(run: str, photos: str = "", device: str = "auto") -> Iterator[tupl
     provenance = describe_provenance(report["seed"], device, assets.weight_files(), [])
     if assets.references is not None and assets.references.photos is not None:
         provenance["photos"] = hash_photos(assets.references.photos)
-    differences = [line for line in find_differences(folder, provenance) if line.startswith(("weights", "photos"))]
-    yield "weights and photos", "; ".join(differences)
+    if code := name_code(settings):
+        provenance["code"] = {option: [hash_code(spec) for spec in specs] for option, specs in code.items()}
+    checked = ("weights", "photos", "code")
+    differences = [line for line in find_differences(folder, provenance) if line.startswith(checked)]
+    yield ", ".join(checked), "; ".join(differences)
 
     latents, _ = read_tensors(folder / "latents.safetensors")
     with torch.no_grad():
