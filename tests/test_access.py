@@ -12,6 +12,8 @@ from ganinv.attack.goals import ClassGoal, TemplateGoal, make_goal
 from ganinv.attack.invert import invert
 from ganinv.engine.batches import PROBES
 from ganinv.interfaces import RUNGS, Recognition
+from ganinv.recognizers.checks import check_recognizer
+from ganinv.recognizers.recognize import recognize
 from tests.toys import toy_world
 
 CONFIG = AttackConfig(
@@ -149,8 +151,8 @@ def test_an_attacks_queries_are_the_pictures_that_the_target_saw(config):
         ({"access": "rumours"}, "expected an access among gradients, embeddings, scores, decisions, got rumours"),
         ({"access": "scores"}, "expected a search without gradients for the access scores, got adam; pass .*antithetic"),
         ({"optim": Optim(optimizer="luck")}, "expected an optimizer among adam, gradient_descent, antithetic, got luck"),
-        ({"optim": Optim(pairs=0)}, "expected optim.pairs of at least 1, got 0"),
-        ({"optim": Optim(sigma=0.0)}, "optim.sigma above 0"),
+        ({"optim": Optim(pairs=0)}, r"expected optim.pairs in \[1, 1e5\], got 0"),
+        ({"optim": Optim(sigma=0.0)}, r"expected optim.sigma in \(0, 1e3\], got 0.0"),
         ({"optim": Optim(average_last=2, patience=3)}, "optim.average_last or optim.patience, got both"),
     ],
 )
@@ -205,3 +207,26 @@ def test_identities_whose_pictures_never_moved_are_named():
     moved = invert(None, recognizer, (0, 1, 2), replace(config, objective="logit"), start=start)
     assert moved.stuck == ()
     assert invert(None, recognizer, (0, 1, 2), replace(config, steps=0), start=start).stuck == ()
+
+
+class InPlace(torch.nn.Module):
+    """A target that darkens its input in place, as often as it is asked; pure: on a copy."""
+
+    def __init__(self, target, *, pure: bool):
+        super().__init__()
+        self.target, self.pure = target, pure
+        self.num_identities, self.embedding_dim = target.num_identities, target.embedding_dim
+
+    def forward(self, images):
+        return self.target((images.clone() if self.pure else images).clamp_(max=0.1))
+
+
+@pytest.mark.parametrize("config", [CONFIG, replace(CONFIG, tv=0.1, l2=0.1)])
+def test_a_target_that_changes_its_input_in_place_changes_its_own_copy_alone(config):
+    generator, recognizer, _ = toy_world()
+    results = [invert(generator, InPlace(recognizer, pure=pure), (0, 1), config) for pure in (True, False)]
+    assert torch.equal(results[0].images, results[1].images) and torch.equal(results[0].scores, results[1].scores)
+    images = torch.ones(3, 3, 8, 8)
+    recognize(InPlace(recognizer, pure=False), images)
+    check_recognizer(InPlace(recognizer, pure=False), 8)
+    assert images.min() == 1

@@ -136,8 +136,6 @@ def test_the_command_ends_with_0_and_one_line(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "changes, match",
     [
-        ({"size": 3}, "--size from 16"),
-        ({"margin": -1.0}, "--margin from 0"),
         ({"out": "photos/ada/out"}, "outside --photos"),
         ({"photos": "nowhere"}, "which is no folder"),
         ({"photos": "photos/ada"}, "photos in sub-folders"),

@@ -101,7 +101,7 @@ def test_patience_stops_at_the_best_and_saves_gradients():
         ({"objective": "luck"}, "expected an objective among .*, got luck"),
         ({"keep": 3}, "expected to keep at most the 2 restarts, got 3"),
         ({"candidates": 1}, "expected at most 1 restarts"),
-        ({"steps": -1}, "steps of at least 0, got -1"),
+        ({"steps": -1}, r"expected steps in \[0, 1e7\], got -1"),
     ],
 )
 def test_a_configuration_that_cannot_be_run_is_refused(changes, message):

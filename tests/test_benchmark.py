@@ -248,9 +248,9 @@ def test_without_the_toolbox_its_rows_say_so(monkeypatch, tmp_path):
     "flag, message",
     [
         ("--only=steps,speed", "expected --only among steps,.*, got speed"),
-        ("--threads=-1", "expected threads of at least 0"),
-        ("--minutes=0", "minutes above 0"),
-        ("--minutes=nan", "minutes above 0"),
+        ("--threads=-1", r"expected threads in \[0, 1024\], got -1"),
+        ("--minutes=0", r"expected minutes in \(0, 1440\], got 0"),
+        ("--minutes=nan", r"expected minutes in \(0, 1440\], got nan"),
         ("--device=tpu", "expected a device among"),
         ("--out=taken", "taken"),
     ],

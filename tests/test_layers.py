@@ -11,7 +11,7 @@ ROOT = Path(ganinv.__file__).parent
 # from the top: a package may import those that stand below it, and its own modules without a circle
 LAYERS = (
     *("commands", "studies", "training", "reports", "judging", "attack", "worlds", "priors", "recognizers"),
-    *("rendered", "metrics", "cli", "engine", "weights", "photos", "images", "interfaces", "errors"),
+    *("rendered", "metrics", "cli", "engine", "weights", "photos", "images", "interfaces", "json_data", "ranges", "errors"),
 )
 
 

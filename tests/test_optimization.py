@@ -219,7 +219,7 @@ def test_a_frozen_prior_is_neither_moved_nor_saved():
 )
 def test_shares_out_of_range_are_refused(changes):
     generator, recognizer, _ = toy_world()
-    with pytest.raises(ValueError, match="expected optim.halve_at of shares between 0 and 1 and optim.leave_at from 0 to 1"):
+    with pytest.raises(ValueError, match=r"expected optim.(halve_at in \(0, 1\)|leave_at in \[0, 1\]), got"):
         invert(generator, recognizer, (0,), replace(CONFIG, optim=Optim(**changes)))
 
 

@@ -276,8 +276,8 @@ def test_make_refuses_in_one_line(world, monkeypatch, capsys):
     for words, changes, message in (
         (["runs"], {"--out": ""}, "expected --photos=FOLDER and --out=FILE.html"),
         (["runs"], {"--photos": ""}, "expected --photos=FOLDER and --out=FILE.html"),
-        (["runs"], {"--references": "5"}, "expected --references from 1 to 4, got 5"),
-        (["runs"], {"--people": "4"}, "expected --people from 5"),
+        (["runs"], {"--references": "5"}, "expected references in [1, 4], got 5"),
+        (["runs"], {"--people": "4"}, "expected people in [5, 1000], got 4"),
         (["runs"], {"--out": "page.txt"}, "NAME.html, got page.txt"),
         (["runs"], {"--out": "there.html"}, "there.html, which is there"),
         (["runs"], {"--out": "checkout/deep/new.html"}, "outside results/ and every git checkout"),
@@ -506,7 +506,7 @@ def test_bad_answers_are_refused_in_one_line(files, message, tmp_path, monkeypat
         ([], "expected --key=NAME.key.json"),
         (["--key=none.json"], "expected JSON in none.json"),
         (["--key=x.json"], "expected the key that panel.py make wrote, got something else in x.json"),
-        (["--key=p.key.json", "--catch-threshold=2"], "--catch-threshold from 0 to 1, got 2"),
+        (["--key=p.key.json", "--catch-threshold=2"], "expected catch_threshold in [0, 1], got 2"),
     ],
 )
 def test_a_bad_key_is_refused_in_one_line(options, message, tmp_path, monkeypatch, capsys):

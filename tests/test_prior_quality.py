@@ -134,9 +134,9 @@ def test_what_cannot_be_measured_is_absent_with_its_reason(folder, monkeypatch, 
         ("--features=nowhere.safetensors", "nowhere.safetensors"),
         ("--prior=nowhere.pt", "nowhere.pt"),
         ("--photos=nowhere", "nowhere"),
-        ("--count=0", "expected --count above 0"),
+        ("--count=0", "expected count in [1, 1e6], got 0"),
         ("--count=2", "more than k=3 rows"),
-        ("--psis=(2.0,)", "psis from 0 to 1.5"),
+        ("--psis=(2.0,)", "expected psis in (0, 1.5], got 2"),
     ],
 )
 def test_a_mistake_is_one_line(word, message, folder, monkeypatch, capsys):

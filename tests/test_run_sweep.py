@@ -325,7 +325,7 @@ def test_options_that_make_no_sense_are_refused(monkeypatch, capsys):
     for options, message in (
         ([], "expected a sweep's YAML first"),
         (["none.yaml"], "expected a sweep's YAML file, got none.yaml"),
-        ([write_sweep(), "--jobs=0"], "jobs of at least 1"),
+        ([write_sweep(), "--jobs=0"], "expected jobs in [1, 1000], got 0"),
         (["sweep.yaml", "--extra=--out=elsewhere"], "none of them --out or --wandb"),
     ):
         assert run(monkeypatch, *options) == 2

@@ -95,7 +95,7 @@ class TargetAccess:
 
     def __call__(self, images: torch.Tensor, identities: torch.Tensor | None = None) -> Recognition:
         """Returns what may be seen of images [N,3,H,W], asked for identities [N]; None: for all of them together."""
-        found = self.answer(images)
+        found = self.answer(images.clone())  # a target that changes its input in place changes its own copy
         gradients = self.rung == "gradients" and images.requires_grad and torch.is_grad_enabled()
         self.queries.count(len(images), identities, gradients=gradients)
         return found

@@ -9,13 +9,7 @@ from ganinv.attack.spaces import SPACES
 from ganinv.engine.batches import parse_memory
 from ganinv.engine.precision import PRECISIONS
 from ganinv.interfaces import RUNGS, Goal, Recognizer
-
-LEAST = {"steps": 0, "candidates": 0, "restarts": 1, "keep": 1, "final_transforms": 1, "image_every": 1, "batch": 0} | {
-    "log_every": 0,
-    "together": 0,
-}
-LEAST_OPTIM = {"transforms": 1, "average_last": 0, "pairs": 1}
-RANGES = {"psi": (0.0, 2.0), "bound": (0.0, 100.0), "blur_sigma": (0.0, 5.0), "contrast": (0.0, 10.0)}
+from ganinv.ranges import check_ranges
 
 
 def check_config(
@@ -36,17 +30,11 @@ def check_config(
     unknown = [identity for identity in identities if not 0 <= identity < count]
     if unknown or not identities:
         raise ValueError(f"expected identities from 0 to {count - 1}, got {', '.join(map(str, unknown)) or 'none'}")
+    check_ranges(config)
     parse_memory(config.memory)
-    for part, prefix, least in ((config, "", LEAST), (config.optim, "optim.", LEAST_OPTIM)):
-        for name, value in least.items():
-            if getattr(part, name) < value:
-                raise ValueError(f"expected {prefix}{name} of at least {value}, got {getattr(part, name)}")
     if config.precision not in PRECISIONS:
         raise ValueError(f"expected a precision among {', '.join(PRECISIONS)}, got {config.precision}")
     OBJECTIVES.find(config.objective)
-    for name, (low, high) in RANGES.items():
-        if not low <= getattr(config, name) <= high:
-            raise ValueError(f"expected {name} from {low} to {high}, got {getattr(config, name)}")
     check_search(config)
     check_access(config, goal)
     if config.keep > config.restarts:
@@ -59,16 +47,6 @@ def check_search(config: AttackConfig) -> None:
     """Raises: ValueError for a search that cannot be run."""
     optim = config.optim
     SEARCHERS.find(optim.optimizer)
-    if optim.patience < 0 or not optim.lr > 0 or not optim.sigma > 0:
-        raise ValueError(
-            "expected optim.patience of at least 0 and optim.lr and optim.sigma above 0, got "
-            f"{optim.patience}, {optim.lr} and {optim.sigma}"
-        )
-    if not all(0 < share < 1 for share in optim.halve_at) or not 0 <= optim.leave_at <= 1:
-        raise ValueError(
-            "expected optim.halve_at of shares between 0 and 1 and optim.leave_at from 0 to 1, got "
-            f"{list(optim.halve_at)} and {optim.leave_at}"
-        )
     if optim.average_last and optim.patience:
         raise ValueError("expected optim.average_last or optim.patience, got both: one returns a mean, the other the best")
 

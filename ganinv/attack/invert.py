@@ -22,6 +22,7 @@ from ganinv.attack.spaces import SPACES, Origin, fit_whitening
 from ganinv.attack.start import choose_start
 from ganinv.attack.transforms import RandomAffine
 from ganinv.engine.batches import Batch, measure, parse_memory, plan
+from ganinv.engine.checkpoint import of_these_settings
 from ganinv.engine.randomness import Streams, seeded
 from ganinv.interfaces import Generator, Goal, Recognizer, SearchSpace, require
 
@@ -174,10 +175,11 @@ class Attack:
         """Plans the batch and chooses the start, or goes on from a state."""
         self.start = None if start is None else start.to(self.device)
         if state:
-            self.progress, self.batch, self.before = dict(state), Batch(state["batch"]), state["seconds"]
-            self.queries.set_state(state["queries"])
-            if self.from_prior:
-                self.start = self.progress["start"].to(self.device)
+            with of_these_settings("the state"):
+                self.progress, self.batch, self.before = dict(state), Batch(state["batch"]), state["seconds"]
+                self.queries.set_state(state["queries"])
+                if self.from_prior:
+                    self.start = self.progress["start"].to(self.device)
         else:
             self.batch = self.plan_batch()
             together = self.config.together or count_together(self.config.restarts, self.batch.size)

@@ -15,6 +15,7 @@ from ganinv.attack.samples import Samples
 from ganinv.attack.searchers import SEARCHERS
 from ganinv.attack.transforms import Transform
 from ganinv.engine.batches import Batch
+from ganinv.engine.checkpoint import of_these_settings
 from ganinv.engine.randomness import Draws, Streams
 from ganinv.interfaces import Access, Evaluation, Goal, Searcher, SearchSpace, require
 
@@ -166,10 +167,11 @@ def minimise(
     samples = Samples(parameters, identities, optim, steps, keep)
     batch, first = batch or Batch(len(identities)), 0
     if state is not None:
-        samples.set_state(state)
-        searcher.load_state_dict(state["searcher"])
-        streams.set_state(state["streams"])
-        first = state["step"]
+        with of_these_settings("the state"):
+            samples.set_state(state)
+            searcher.load_state_dict(state["searcher"])
+            streams.set_state(state["streams"])
+            first = state["step"]
 
     def describe(step: int) -> dict:
         return {

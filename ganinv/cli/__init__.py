@@ -14,7 +14,6 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 
 from ganinv.cli.checks import (
-    check_seed,
     check_training,
     choose_device,
     choose_training_precision,
@@ -26,10 +25,10 @@ from ganinv.cli.help import SCREEN, format_help
 from ganinv.cli.parsing import parse, take_dry_run
 from ganinv.engine.files import plain
 from ganinv.errors import FaultError
+from ganinv.ranges import check_ranges
 
 __all__ = [
     "FLAT",
-    "check_seed",
     "check_training",
     "choose_device",
     "choose_training_precision",
@@ -78,6 +77,7 @@ def main(
             print(format_help(config_type, defaults, min(100, shutil.get_terminal_size((100, SCREEN)).columns)))
             return
         config = parse(config_type, argv, defaults)
+        check_ranges(config)
         if dry_run:
             print(json.dumps(plain(flatten(config)) | plain(plan(config)), indent=2))
             return

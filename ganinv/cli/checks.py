@@ -6,6 +6,8 @@ import re
 import shlex
 import sys
 
+from ganinv.ranges import check_ranges
+
 MOST_IDENTITIES = 1_000_000  # a typing mistake such as 0-99999999999 must not fill the memory
 
 
@@ -37,13 +39,6 @@ def name_command(script: str) -> str:
     return shlex.join(["python", f"scripts/{script}.py", *words])
 
 
-def check_seed(seed: int) -> int:
-    """Returns a seed. Raises: ValueError unless it is from 0 to 2**63-1."""
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"expected a seed from 0 to {2**63 - 1}, got {seed}")
-    return seed
-
-
 def choose_training_precision(precision: str, device) -> str:
     """Returns the precision of a training for --precision: "auto" is bfloat16 where the device computes in it."""
     from ganinv.engine.precision import computes_bfloat16
@@ -57,12 +52,7 @@ def check_training(config) -> None:
     """Raises: ValueError when a training's precision is unknown, or a number of it is out of its range."""
     if config.precision not in ("bfloat16", "float32"):
         raise ValueError(f"expected a precision among auto, bfloat16, float32, got {config.precision}")
-    for name in ("steps", "batch", "capacity", "sample_every", "lr"):
-        if hasattr(config, name) and not getattr(config, name) > 0:
-            raise ValueError(f"expected {name} above 0, got {getattr(config, name)}")
-    for name, most in (("alone", 1.0), ("perceptual", 1000.0)):
-        if hasattr(config, name) and not 0 <= getattr(config, name) <= most:
-            raise ValueError(f"expected {name} from 0 to {most:g}, got {getattr(config, name)}")
+    check_ranges(config)
 
 
 def choose_device(name: str):

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from ganinv import cli
+from ganinv.engine.files import write_atomically
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 LISTED = 5  # files of a kind in the last line
@@ -44,8 +45,6 @@ def run(config: AlignFaces) -> None:
     """Writes the faces and prints one line. Raises: ValueError for a bad folder or number, or when no photo has a face."""
     from tqdm import tqdm
 
-    if not 16 <= config.size <= 4096 or not 0 <= config.margin <= 2:
-        raise ValueError(f"expected --size from 16 to 4096 and --margin from 0 to 2, got {config.size} and {config.margin:g}")
     photos = list_photos(config.photos)
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ValueError(f"expected --out to be new or empty, got {config.out}, which holds something; choose another")
@@ -73,7 +72,7 @@ def run(config: AlignFaces) -> None:
             f"expected a face in the photos of {config.photos}, got none in {len(photos)} files; {summarise(counts)}"
         )
     settings = {"size": config.size, "margin": config.margin, **vars(counts)}
-    (config.out / "align_faces.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write_atomically(config.out / "align_faces.json", json.dumps(settings, indent=2) + "\n")
     print(f"{config.out}: {summarise(counts)}")
 
 

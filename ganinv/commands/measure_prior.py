@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.engine.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,8 @@ def run(config: MeasurePrior) -> None:
 
     device, names = cli.choose_device(config.device), config.features.split(",")
     world = find_world(config.world)
-    if config.count < 1 or not config.psis or not all(0 < psi <= 1.5 for psi in config.psis):
-        raise ValueError(f"expected --count above 0 and psis from 0 to 1.5, got {config.count} and {config.psis}")
+    if not config.psis:
+        raise ValueError("expected at least one of --psis, got none")
     networks = load_networks(names, device, took_part=read_took_part(config.prior or world.file("prior")))
     generator = load_generator(config.prior or str(world.file("prior")), device)
     source = find_source(config.photos or f"data/{world.name}", world)
@@ -47,7 +48,8 @@ def run(config: MeasurePrior) -> None:
     out = Path(config.out or f"runs/{Path(config.prior).stem or world.name}-quality")
     out.mkdir(parents=True, exist_ok=True)
     quality = measure(generator, networks, photos, out, config.psis, config.seed)
-    (out / "quality.json").write_text(json.dumps({"command": cli.name_command("measure_prior")} | quality, indent=2) + "\n")
+    content = json.dumps({"command": cli.name_command("measure_prior")} | quality, indent=2)
+    write_atomically(out / "quality.json", content + "\n")
     for line in tell_quality(quality):
         print(line)
     print(f"{out}/quality.json, and sheets of samples and interpolations")

@@ -37,10 +37,6 @@ def run(config: PreparePeople) -> None:
     from ganinv.rendered.factors import FACTORS, FIRST_PUBLIC, check_shift
     from ganinv.rendered.photos import check_resolution
 
-    if not 0 < config.users <= FIRST_PUBLIC or not 0 < config.public < 99_001:
-        raise ValueError(f"expected --users of 1 to {FIRST_PUBLIC} and --public of 1 to 99000, got {config}")
-    if min(config.photos_per_user, config.photos_per_public, config.jobs) < 1:
-        raise ValueError("expected at least one photo of each person, and one job, got fewer")
     check_resolution(config.resolution)
     check_shift(config.shift, FACTORS)
     device = cli.choose_device(config.device)

@@ -93,8 +93,6 @@ def choose_settings(config: TrainGan, world, device):
     resolution = config.resolution or world.resolution
     if resolution < 8 or resolution & (resolution - 1):
         raise ValueError(f"expected a resolution that is a power of 2 from 8 on, got {resolution}; take 64")
-    if not config.minutes >= 0:
-        raise ValueError(f"expected minutes from 0 on, got {config.minutes}")
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(GanTraining) if hasattr(config, f.name)}
     if config.discriminator not in DISCRIMINATORS:
         raise ValueError(f"expected a discriminator among {', '.join(DISCRIMINATORS)}, got {config.discriminator}")

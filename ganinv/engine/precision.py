@@ -86,7 +86,7 @@ def compare_forms(recognizer: Recognizer, ready: Recognizer, images: torch.Tenso
     Both are measured against the recognizer in float64, whose rounding is nothing: a network that magnifies small
     differences does so to its own, too. Where it cannot run so they are compared with each other.
     """
-    own, found = recognizer(images), ready(images)
+    own, found = recognizer(images.clone()), ready(images.clone())
     try:
         exact = copy.deepcopy(recognizer).double()(images.double())
         rounding = compare_answers(exact, own)
@@ -257,12 +257,12 @@ def choose_precision(precision: str, generator: Generator | None, recognizer: Re
         dtypes.append("bfloat16")
     with torch.no_grad():
         pictures = latents if generator is None else generator.synthesize(latents).clamp(-1, 1)
-        scores = recognizer(pictures).logits.softmax(1)
+        scores = recognizer(pictures.clone()).logits.softmax(1)
 
     def change(prior: Generator | None, target: Recognizer) -> float:
         with torch.no_grad():
             seen = latents if prior is None else prior.synthesize(latents).clamp(-1, 1)
-            return (target(seen).logits.softmax(1) - scores).abs().amax(1).mean().item()
+            return (target(seen.clone()).logits.softmax(1) - scores).abs().amax(1).mean().item()
 
     form, prior, told = Form(), generator, []
     if generator is not None:
@@ -324,7 +324,7 @@ def time_step(call: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor
         torch.cuda.synchronize(inputs.device)
     began = time.perf_counter()
     inputs = inputs.detach().requires_grad_()
-    torch.autograd.grad(call(inputs).float().sum(), inputs)
+    torch.autograd.grad(call(inputs.clone()).float().sum(), inputs)  # a copy, which a target may change
     if inputs.is_cuda:
         torch.cuda.synchronize(inputs.device)
     return time.perf_counter() - began

@@ -71,7 +71,7 @@ def ask(recognizer: Callable, images: torch.Tensor):
     What says that memory is short passes unchanged.
     """
     try:
-        return recognizer(images)
+        return recognizer(images.clone())  # which may change it in place
     except (ValueError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:

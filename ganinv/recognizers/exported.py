@@ -95,10 +95,10 @@ def load_exported(
     images = draw_faces(2, resolution).to(device)
     exported = freeze(ExportedRecognizer(program, card), device)
     try:
-        exported(images)
+        exported(images.clone())
         recognizer = CallableRecognizer(exported, images).eval()
         alone = recognizer(images[:1])
-        both = recognizer(images.requires_grad_())
+        both = recognizer(images.requires_grad_().clone())
     except (RuntimeError, AssertionError, TypeError) as error:
         shape = list(card.preprocessing(images.detach()).shape)
         raise ValueError(

@@ -191,7 +191,7 @@ def probe_preprocessing(
 
 def measure_variety(recognizer: Recognizer, images: torch.Tensor) -> float:
     """Returns the mean of one minus the cosine between the embeddings of different images; 0 where one is not finite."""
-    embeddings = F.normalize(recognizer(images).embeddings.float(), dim=1)
+    embeddings = F.normalize(recognizer(images.clone()).embeddings.float(), dim=1)
     if not torch.isfinite(embeddings).all():
         return 0.0
     count = len(embeddings)

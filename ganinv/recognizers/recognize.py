@@ -19,7 +19,7 @@ def find_device(model: object) -> torch.device:
 @torch.no_grad()
 def recognize(recognizer: Recognizer, images: torch.Tensor) -> Recognition:
     """Returns the recognition of images [N,3,H,W], on the CPU, computed in batches."""
-    parts = [recognizer(part) for part in images.split(BATCH)]
+    parts = [recognizer(part.clone()) for part in images.split(BATCH)]  # which may change it in place
     embeddings = torch.cat([part.embeddings.float().cpu() for part in parts])
     logits = None if parts[0].logits is None else torch.cat([part.logits.float().cpu() for part in parts])
     return Recognition(embeddings, logits)

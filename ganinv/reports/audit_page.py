@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ganinv.engine.files import encode
+from ganinv.engine.files import encode, write_atomically
 from ganinv.judging.leak import SHOWN
 from ganinv.reports.assessment import describe_assessment
 from ganinv.reports.combined import AttackRow, combine_reports, write_combined
@@ -30,8 +30,8 @@ def write_audit(out: Path, folders: Mapping[str, Path], reports: Mapping[str, Ma
         "attacks": [dataclasses.asdict(row) | {"folder": folders[row.attack].name} for row in rows],
         "identities": reports[rows[0].attack]["identities"],
     }
-    (out / "audit.html").write_text(render_audit(rows, folders, reports), encoding="utf-8")
-    (out / "audit.json").write_text(encode(audit, "audit.json", indent=2), encoding="utf-8")
+    write_atomically(out / "audit.html", render_audit(rows, folders, reports))
+    write_atomically(out / "audit.json", encode(audit, "audit.json", indent=2))
     return audit
 
 

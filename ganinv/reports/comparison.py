@@ -162,14 +162,12 @@ def pair_methods(methods: Sequence[Method], against: str = "", power: float = 0.
     """Returns the differences of all methods to one, `against` (a label; "": the first method), in TESTED's metrics.
 
     Each user is averaged over seeds first. power: a difference of a metric; 0: none. A metric that either lacks is
-    passed over. Raises: ValueError for a label that no method has, or a power below 0.
+    passed over. Raises: ValueError for a label that no method has.
     """
     labels = [method.label for method in methods]
     against = against or labels[0]
     if against not in labels:
         raise ValueError(f"expected a method among {', '.join(labels)} to compare with, got {against}")
-    if power < 0:
-        raise ValueError(f"expected a difference above 0 for --power, got {power}")
     base = methods[labels.index(against)]
     found: list[tuple[str, str, torch.Tensor]] = []
     for metric in TESTED:

@@ -3,7 +3,7 @@
 config.json  provenance.json  steps.jsonl  latents.safetensors  images/grid.png  images/<identity>_<k>.png
 report.html  report.json
 Every file is written under a temporary name and renamed; report.json comes last, so a folder that has it is complete.
-While a run lasts there is also state.safetensors, from which a killed run goes on, and a lock.
+While a run lasts there is also state.safetensors, from which a killed run goes on, the state before it, and a lock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ganinv import images as image_convention
-from ganinv.engine.checkpoint import load_state, save_state, truncate_jsonl
+from ganinv.engine.checkpoint import drop_state, load_state, save_state, truncate_jsonl
 from ganinv.engine.files import clear_errors, encode, plain, write_atomically
 from ganinv.errors import Absent
 from ganinv.reports.page import render_page
@@ -77,7 +77,7 @@ class RunFolder:
     def drop_state(self) -> None:
         """Removes the state of a run that has ended."""
         with clear_errors(self.path):
-            (self.path / "state.safetensors").unlink(missing_ok=True)
+            drop_state(self.path / "state.safetensors")
 
     def write_config(self, config: object) -> None:
         """Writes config.json: a dataclass or a mapping, nested as deep as it is."""

@@ -27,6 +27,7 @@ from ganinv.interfaces import Goal
 from ganinv.judging.independence import check_independent
 from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
 from ganinv.photos import hash_photos
+from ganinv.ranges import check_ranges
 from ganinv.recognizers.checks import check_recognizer
 from ganinv.reports.provenance import describe_provenance, find_differences
 from ganinv.reports.report_file import read_report
@@ -111,9 +112,7 @@ def check_options(config, method: str) -> None:
     if options.engine == "local" and (options.address or options.workers):
         raise ValueError("expected --engine=ray beside --address or --workers, got the engine local")
     cli.choose_device(options.device)
-    cli.check_seed(options.seed)
-    if options.save_every < 1:
-        raise ValueError(f"expected save_every of at least 1, got {options.save_every}")
+    check_ranges(config)
     cli.parse_identities(options.identities)
 
 

@@ -41,7 +41,6 @@ def judge_folder(config) -> dict:
     config: the options of the command `judge`.
     """
     device = cli.choose_device(config.device)
-    cli.check_seed(config.seed)
     world = find_world(config.world)
     files = list_pictures(Path(config.pictures))
     identities = tuple(files)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ganinv.engine.checkpoint import append_jsonl, load_state, restore, save_state, truncate_jsonl
+from ganinv.engine.checkpoint import append_jsonl, load_state, of_these_settings, restore, save_state, truncate_jsonl
 from ganinv.photos import Photos
 from ganinv.priors.stylegan2_pytorch import build_networks, num_layers
 from ganinv.priors.stylegan2_pytorch_form import run_generator
@@ -369,7 +369,8 @@ def train_gan(
     schedule = Schedule(config.steps, config.minutes * 60)
     if resume:
         state = load_state(state_file)
-        step, schedule.elapsed = trainer.restore(state, state_file), state.get("elapsed", 0.0)
+        with of_these_settings(state_file):
+            step, schedule.elapsed = trainer.restore(state, state_file), state.get("elapsed", 0.0)
         truncate_jsonl(log, step - 1)
     elif start:
         trainer.start_from(load_state(start), start)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganinv.attack.transforms import Chain, Cutout, RandomAffine, RandomBlur, RandomLight
-from ganinv.engine.checkpoint import append_jsonl, load_state, restore, save_state, truncate_jsonl
+from ganinv.engine.checkpoint import append_jsonl, load_state, of_these_settings, save_state, truncate_jsonl
 from ganinv.photos import Photos
 from ganinv.recognizers.cosine import CosineRecognizer
 
@@ -165,10 +165,11 @@ def fit(
     first = 0
     if resume:
         state = load_state(state_file)
-        restore(model, state["model"], state_file)
-        restore(optimizer, state["optimizer"], state_file)
-        generator.set_state(state["generator"])
-        first = state["step"]
+        with of_these_settings(state_file):
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            generator.set_state(state["generator"])
+            first = state["step"]
         truncate_jsonl(log, first - 1)
 
     model.train()

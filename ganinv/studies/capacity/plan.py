@@ -16,6 +16,7 @@ from ganinv.attack.checks import check_config
 from ganinv.attack.config import AttackConfig
 from ganinv.interfaces import Recognizer
 from ganinv.photos import unit_hash
+from ganinv.ranges import check_ranges
 from ganinv.rendered.factors import FIRST_PUBLIC
 from ganinv.rendered.photos import name_person
 from ganinv.studies.capacity.cells import ATTACKED, GRIDS, Cell, check_cell, deal, list_cells, list_points
@@ -57,9 +58,7 @@ def build_plan(config):
     centre = Cell(config.centre)
     check_cell(centre)  # also where no axis has it: the table names it
     points = list_points(values, centre)
-    for name, least in (("seeds", 1), ("public", 10), ("batch", 8), ("steps_per_users", 0)):
-        if getattr(config, name) < least:
-            raise ValueError(f"expected {name} of at least {least}, got {getattr(config, name)}")
+    check_ranges(config)
     cli.check_training(make_training(config, centre))
     attacks = make_attacks(config)
     if not attacks:

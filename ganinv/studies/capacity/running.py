@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from ganinv import cli
 from ganinv.attack.config import PIXEL_VARIANTS
 from ganinv.attack.invert import invert
+from ganinv.engine.checkpoint import drop_state
 from ganinv.engine.files import clear_errors, write_atomically
 from ganinv.engine.progress import open_bar
 from ganinv.judging.verdict import evaluate
@@ -131,8 +132,9 @@ def make_target(config, cell, folder: Path, cache, seconds: dict):
     save_recognizer(model, rounded, card)
     card["metrics"]["users_top1"] = training.top1(load_recognizer(str(rounded), cache.device), test)
     save_recognizer(model, weights, card)
-    for file in (rounded, rounded.with_suffix(".json"), folder / "state.safetensors"):
+    for file in (rounded, rounded.with_suffix(".json")):
         file.unlink()
+    drop_state(folder / "state.safetensors")
     seconds["train"] += time.perf_counter() - began
     return load_recognizer(str(weights), cache.device), read_card(weights)
 

@@ -49,8 +49,6 @@ def run_sweep(config) -> list[Trial]:
     sweep = read_sweep(config.file)
     program = find_program(sweep.program, Path(config.file))
     extra = read_extra(config.extra)
-    if config.count < 0 or config.jobs < 1:
-        raise ValueError(f"expected count of at least 0 and jobs of at least 1, got {config.count} and {config.jobs}")
     for line in find_warnings(sweep, extra):
         print(f"warning: {line}", file=sys.stderr)
     search = Search(sweep, config.seed)
@@ -259,7 +257,7 @@ def open_folder(out: Path, config) -> None:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in kept.items():
             if not (out / name).exists():
-                (out / name).write_text(text, encoding="utf-8")
+                write_atomically(out / name, text)
             elif (out / name).read_text(encoding="utf-8") != text:
                 raise ValueError(f"expected the sweep that {out} holds, got another {name}; choose another --out")
 
