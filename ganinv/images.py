@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
+import struct
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 
 LARGEST_SIDE = 256  # pixels of a picture that is read at its own size: what networks reduce it to is smaller
-SUFFIXES = (".jpg", ".jpeg", ".png", ".pgm")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".pgm", ".ppm", ".webp", ".bmp", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "PPM", "WEBP", "BMP", "TIFF", "GIF")  # by content: an EPS named .png would start another program
+# what Pillow raises, of broken EXIF tags too
+UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 def from_uint8(pixels: torch.Tensor) -> torch.Tensor:
@@ -54,19 +59,56 @@ def centre_square(picture: Image.Image) -> Image.Image:
     return picture.crop((left, top, left + side, top + side))
 
 
-def load_pixels(path: str | Path, size: int | None) -> np.ndarray:
-    """Returns one picture file as uint8 [size,size,3] RGB: centre square, Lanczos.
+def is_picture(path: PurePath) -> bool:
+    """Says whether a file is a picture, by its name; hidden ones, such as those that macOS leaves, are none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
-    size: None: as large as the square is, LARGEST_SIDE at most.
-    Raises: ValueError naming the file when it cannot be decoded.
+
+def open_picture(path: str | Path | io.BytesIO) -> Image.Image:
+    """Returns a picture file as RGB, 8 bits a channel: the one place where pictures are opened.
+
+    Upright as its EXIF tag says; what is transparent lies on mid-grey; 16 bits, or floats in [0,1], are scaled to 8 bits.
+    Raises: ValueError naming the file when it is no regular file, of no format of FORMATS, broken, or of another depth.
     """
     try:
-        with Image.open(path) as picture:
-            square = centre_square(picture.convert("RGB"))
-            size = size or min(square.width, LARGEST_SIDE)
-            return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"expected a readable picture, got {path} ({error}); repair or remove the file") from error
+        if not isinstance(path, io.BytesIO) and not Path(path).is_file():
+            raise ValueError("no such file" if not Path(path).exists() else "it is no regular file")
+        with Image.open(path, formats=FORMATS) as picture:
+            return flatten(reduce_depth(ImageOps.exif_transpose(picture)))
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"expected a readable picture, got {path} ({reason}); repair or remove the file") from error
+
+
+def reduce_depth(picture: Image.Image) -> Image.Image:
+    """Returns a picture with 8 bits a channel. Raises: ValueError for numbers whose range nobody knows."""
+    if picture.mode != "F" and not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture).astype(np.float64)
+    low, high = values.min(), values.max()
+    most = 1.0 if picture.mode == "F" else 65535.0
+    if not 0 <= low <= high <= most:
+        raise ValueError(f"its numbers, {low:g} to {high:g}, are none of 16 bits, nor floats in [0,1]; save it with 8 bits")
+    return Image.fromarray((values * (255 / most)).round().astype(np.uint8))
+
+
+def flatten(picture: Image.Image) -> Image.Image:
+    """Returns a picture as RGB, on mid-grey where it is transparent."""
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    ground = Image.new("RGBA", picture.size, (128, 128, 128, 255))
+    return Image.alpha_composite(ground, picture).convert("RGB")
+
+
+def load_pixels(path: str | Path | io.BytesIO, size: int | None) -> np.ndarray:
+    """Returns one picture file as uint8 [size,size,3] RGB: centre square, Lanczos.
+
+    size: None: as large as the square is, LARGEST_SIDE at most. Raises: ValueError, see open_picture.
+    """
+    square = centre_square(open_picture(path))
+    size = size or min(square.width, LARGEST_SIDE)
+    return np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def load(path: str | Path, size: int | None) -> torch.Tensor:

@@ -44,7 +44,7 @@ def hash_photos(photos: Photos) -> str:
 
 def unit_hash(text: str) -> float:
     """Returns a number in [0,1) that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big") / 2**64
 
 
 def list_people(root: str | Path) -> dict[str, list[Path]]:
@@ -58,7 +58,7 @@ def list_people(root: str | Path) -> dict[str, list[Path]]:
     people = {}
     for name in sort_names(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         folder = root / name
-        people[folder.name] = sorted(path for path in folder.iterdir() if path.suffix.lower() in images.SUFFIXES)
+        people[folder.name] = sorted(path for path in folder.iterdir() if images.is_picture(path))
         if not people[folder.name]:
             raise ValueError(f"expected photos ({', '.join(images.SUFFIXES)}) in {folder}, got none; remove the folder")
     if not people:

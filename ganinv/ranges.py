@@ -58,6 +58,8 @@ RANGES = {
     "capacity": "[1, 1024]",
     "alone": "[0, 1]",
     "perceptual": "[0, 1000]",
+    "divergence": "[0, 1000]",
+    "identity": "[0, 1000]",
     "lr": "(0, 1e6]",
     "sample_every": "[1, 1e9]",
     # photos, studies, tools

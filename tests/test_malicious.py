@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from ganinv.priors.loading import load_generator
 from ganinv.priors.stylegan2_pytorch import build_networks
 from ganinv.priors.stylegan2_pytorch_files import save_prior
-from ganinv.recognizers.loading import load_recognizer
+from ganinv.recognizers.cosine import CosineRecognizer
+from ganinv.recognizers.loading import load_recognizer, save_recognizer
 from ganinv.weights.cards import read_card
 from ganinv.weights.files import read_tensors
 
@@ -189,12 +190,44 @@ def write_pickle_bomb(path: Path) -> Path:
     return path
 
 
+def nest(levels: int, *, doubled: bool) -> bytes:
+    """Returns the opcodes of a tuple in a tuple in ..., each of them twice where it is doubled."""
+    twice = b"".join(b"r" + struct.pack("<I", level) + b"j" + struct.pack("<I", level) + b"\x86" for level in range(levels))
+    return b")" + (twice if doubled else b"\x85" * levels)
+
+
+def text(word: bytes) -> bytes:
+    """Returns the opcode of a text."""
+    return b"X" + struct.pack("<I", len(word)) + word
+
+
+def write_pickle(path: Path, opcodes: bytes) -> Path:
+    """Writes a pickle by its opcodes, as a network pickle or as the one of a checkpoint of torch."""
+    content = b"\x80\x02" + opcodes + b"."
+    if path.suffix == ".pkl":
+        path.write_bytes(content)
+        return path
+    return write_zip(path, {"x/data.pkl": content, "x/version": b"3\n", "x/byteorder": b"little"}, zipfile.ZIP_STORED)
+
+
+KEY = b"}" + nest(60, doubled=True) + b"K\x01s"  # a key whose hash visits 2**60 parts
+SET = b"cbuiltins\nset\n]" + nest(60, doubled=True) + b"a\x85R"
+META = b"}" + text(b"class_name") + nest(20, doubled=True) + b"s" + text(b"state") + b"}s"  # a name of 2**20 parts
+NAMED = b"}" + text(b"G_ema") + b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n" + META + b"\x85Rs"
+BYTES = b"cbuiltins\nbytearray\nI9000000000\n\x85R"
 FLOATS = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
 FILES = {
     "zip bomb": ("a.pt", write_zip_bomb, "which would unfold to 4"),
     "shared dicts": ("a.pt", write_shared_dicts, "more than 100000 entries"),
     "expanded tensor": ("a.pt", write_expanded, "got a larger one"),
     "memo bomb": ("a.pkl", write_pickle_bomb, "expected a whole pickle"),
+    "doubled key": ("a.pkl", lambda p: write_pickle(p, KEY), "whole pickle"),
+    "doubled key of a checkpoint": ("a.pt", lambda p: write_pickle(p, KEY), "whole torch checkpoint"),
+    "doubled member": ("a.pkl", lambda p: write_pickle(p, SET), "whole pickle"),
+    "doubled member of a checkpoint": ("a.pt", lambda p: write_pickle(p, SET), "whole torch checkpoint"),
+    "doubled class name": ("a.pkl", lambda p: write_pickle(p, NAMED), "a class named by a tuple"),
+    "deep tuple": ("a.pkl", lambda p: write_pickle(p, nest(200_000, doubled=False)), "whole pickle"),
+    "nine gigabytes": ("a.pt", lambda p: write_pickle(p, BYTES), "whole torch checkpoint"),
     "zip of other things": ("a.pt", lambda p: write_zip(p, {"x/data.pkl": b"cos\nsystem\n."}, 0), "asks for|whole torch"),
     "shape that lies": ("a.safetensors", lambda p: write_header(p, {"w": FLOATS | {"shape": [1 << 40]}}, b"0" * 16), "whole"),
     "shape that overflows": ("a.safetensors", lambda p: write_header(p, {"w": FLOATS | {"shape": [2**62, 8]}}, b"0" * 16),
@@ -223,7 +256,33 @@ def test_a_file_that_lies_is_refused(name, tmp_path):
         refusal(read_tensors, path)
 
 
+@pytest.mark.parametrize("name", ["packed", "older"])
+def test_an_exported_program_that_unfolds_or_is_of_pickles_is_refused(name, tmp_path):
+    path = tmp_path / "a.pt2"
+    if name == "packed":
+        write_zip(path, {"a/data/weights/w": b"\0" * 4_000_000}, zipfile.ZIP_DEFLATED)
+    else:
+        write_zip(path, {"serialized_state_dict.pt": b"cos\nsystem\n."}, zipfile.ZIP_STORED)
+    match = "which would unfold to 4000000" if name == "packed" else "of an older format, whose tensors are pickles"
+    assert re.search(match, refusal(LOADERS["load_recognizer"], path))
+
+
 # ---- cards and configurations
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_identities": 10**7}, {"num_identities": 10**9}, {"embedding_dim": 10**12}, {"embedding_dim": 1 << 16},
+     {"input_size": 20_000}, {"architecture": "vit_h_14"}, {"architecture": "resnet18-9"}, {"architecture": {}},
+     {"scale": 10**400}],
+)  # fmt: skip
+def test_a_card_that_asks_for_more_than_its_file_holds_is_refused(changes, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_recognizer(CosineRecognizer("linear", num_identities=3, embedding_dim=4, input_size=8), path, {})
+    load_recognizer(str(path), "cpu")
+    card = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(card | changes))
+    refusal(LOADERS["load_recognizer"], path)
 
 
 @pytest.fixture
@@ -266,10 +325,10 @@ CARDS = {
     "device": (lambda card: (card.unlink(), card.symlink_to("/dev/zero")), "got a link out of its folder"),
     "pipe": (put_fifo, "expected a regular file"),
     "folder": (lambda card: (card.unlink(), card.mkdir()), "expected a regular file"),
-    "100 MB": (put_large, "at most 1048576 bytes of JSON"),
-    "nested": (lambda card: card.write_text("[" * 500_000), "other than a JSON object"),
-    "long number": (lambda card: card.write_text('{"sha256": ' + "9" * 100_000 + "}"), "other than a JSON object"),
-    "list": (lambda card: card.write_text("[]"), "other than a JSON object"),
+    "100 MB": (put_large, "more than 1048576 bytes"),
+    "nested": (lambda card: card.write_text("[" * 500_000), "nested too deeply"),
+    "long number": (lambda card: card.write_text('{"sha256": ' + "9" * 100_000 + "}"), "expected a card with sha256"),
+    "list": (lambda card: card.write_text("[]"), "got a value of type list"),
     "control codes": (lambda card: card.write_text('{"sha256": "\\u001b[2J\\n"}'), "expected SHA-256"),
 }
 

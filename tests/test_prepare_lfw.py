@@ -113,5 +113,5 @@ def test_a_missing_source_and_odd_photos_are_named(source, tmp_path):
     with pytest.raises(ValueError, match=r"250x250, got 100x100 in .*Di_D_0001"):
         run(make_config(source))
     photo.write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="readable photo, got .*Di_D_0001"):
+    with pytest.raises(ValueError, match="readable picture, got .*Di_D_0001"):
         run(make_config(source))

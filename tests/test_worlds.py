@@ -116,7 +116,7 @@ BROKEN = {
     "no file": (remove("judge.safetensors"), "expected judge.safetensors for the judge in the world .*copy, got none"),
     "no card": (remove("verifier.json"), "expected the card verifier.json of the verifier in the world .*copy, got none"),
     "no prior's card": (remove("prior.json"), "expected the card prior.json of the prior"),
-    "no object": (lambda folder: (folder / "world.json").write_text("[1]"), "expected JSON in .*, got something other"),
+    "no object": (lambda folder: (folder / "world.json").write_text("[1]"), "got a value of type list"),
     "odd key": (say(epochs=3), "expected the keys resolution, .*, got epochs"),
     "resolution": (say(resolution="64"), 'expected resolution to be a side in pixels from 4 to 4096 in .*, got "64"'),
     "frame": (say(frame=[[0, 1]]), "expected frame to be null or five points"),

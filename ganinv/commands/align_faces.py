@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ganinv import cli
+from ganinv import cli, images
 from ganinv.engine.files import write_atomically
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -56,8 +56,8 @@ def run(config: AlignFaces) -> None:
     for path in tqdm(photos, "photos"):
         name = f"{path.parent.name}/{path.name}"
         try:
-            picture = open_photo(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            picture = images.open_picture(path)
+        except ValueError:
             counts.unreadable.append(name)
             continue
         box = find_largest_face(picture, find_faces)
@@ -89,12 +89,6 @@ def list_photos(folder: Path) -> list[Path]:
     if not files:
         raise ValueError(f"expected photos in sub-folders of {folder}, one per person, got none")
     return files
-
-
-def open_photo(path: Path) -> Image.Image:
-    """Returns a photo as RGB, upright as its EXIF tag says. Raises: OSError and others of Pillow when it cannot."""
-    with Image.open(path) as picture:
-        return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 def make_detector(device) -> Callable[[Image.Image], list[Box]]:

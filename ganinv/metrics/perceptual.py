@@ -7,6 +7,7 @@ Source: Zhang et al. 2018, The Unreasonable Effectiveness of Deep Features as a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import urllib.request
@@ -152,8 +153,9 @@ def select_prefix(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, t
 def find_trunk_file() -> Path:
     """Returns the path of the ImageNet trunk, downloaded if need be. Raises: AbsentError; see lpips_imagenet."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / TRUNK_FILE
-    if path.exists():
-        return path
+    with contextlib.suppress(OSError):  # a folder of another user
+        if path.exists():
+            return path
     if os.environ.get("GANINV_OFFLINE") == "1":
         raise AbsentError(f"needs {TRUNK_FILE} in {path.parent}: copy it there, or unset GANINV_OFFLINE to download it")
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ganinv.interfaces import Generator
+from ganinv.priors.checks import NUMBERS, check_prior
 from ganinv.weights.checkpoints import find_checkpoint
 from ganinv.weights.files import read_tensors
 from ganinv.weights.specs import call_factory, freeze, split_spec
@@ -31,11 +32,11 @@ def load_generator(spec: str, device: torch.device | str = "cpu") -> Generator:
     if code is None:
         return freeze(load_prior(spec), device)
     generator = freeze(call_factory(*code), device)
-    numbers = ("z_dim", "num_ws", "w_dim", "resolution")
-    lacking = [name for name in numbers if not isinstance(getattr(generator, name, None), int)]
+    lacking = [name for name in NUMBERS if not isinstance(getattr(generator, name, None), int)]
     lacking += [name for name in ("map", "synthesize") if not callable(getattr(generator, name, None))]
     if lacking:
         raise ValueError(f"expected a prior as interfaces.Generator says, got {type(generator).__name__} without {lacking}")
+    check_prior(generator, device=device)
     return generator
 
 

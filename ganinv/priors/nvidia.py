@@ -13,6 +13,7 @@ import torch
 
 from ganinv.priors.stylegan2 import LR_MLP, StyleGAN2, build_prior, take_filters
 from ganinv.weights.pickles import Persistent, read_pickle
+from ganinv.weights.quoting import describe_value
 
 MOST_DEPTH = 8  # of modules in modules; the published networks have five
 MOST_TENSORS = 10_000
@@ -30,13 +31,13 @@ def load_checkpoint(path: str | Path, *, label: int = 0) -> StyleGAN2:
     snapshot = read_pickle(path)
     network = snapshot.get("G_ema") if isinstance(snapshot, dict) else None
     if not isinstance(network, Persistent):
-        got = sorted(map(str, snapshot)) if isinstance(snapshot, dict) else type(snapshot).__name__
-        raise ValueError(f"expected a network G_ema in {path}, got {str(got)[:100]}")
+        names = sorted(map(describe_value, snapshot)) if isinstance(snapshot, dict) else [describe_value(snapshot)]
+        raise ValueError(f"expected a network G_ema in {path}, got {', '.join(names)[:100] or 'nothing'}")
     modules = list_modules(network, path)
     tensors = take_filters(list_tensors(modules, path), "resample_filter", 1.0, path)
     first = modules.get("synthesis.b4.conv1", {})
     if first.get("activation", "lrelu") != "lrelu":
-        raise ValueError(f"expected the activation lrelu in {path}, got {str(first['activation'])[:40]!r}")
+        raise ValueError(f"expected the activation lrelu in {path}, got {describe_value(first['activation'])}")
     limit = first.get("conv_clamp")
     if limit is not None:
         limit = positive("conv_clamp", limit, path)
@@ -60,7 +61,7 @@ def list_modules(network: Persistent, path: str | Path) -> dict[str, dict]:
         found[name] = module.state
         inner = module.state.get("_modules")
         if isinstance(inner, dict):
-            waiting += [(f"{name}.{key}" if name else str(key), item) for key, item in inner.items()]
+            waiting += [(f"{name}.{key}" if name else key, item) for key, item in inner.items() if isinstance(key, str)]
     return found
 
 
@@ -71,17 +72,17 @@ def list_tensors(modules: dict[str, dict], path: str | Path) -> dict[str, torch.
         for kind in ("_parameters", "_buffers"):
             own = state.get(kind)
             for key, value in own.items() if isinstance(own, dict) else ():
-                if isinstance(value, torch.Tensor):
+                if isinstance(value, torch.Tensor) and isinstance(key, str):
                     # by the class: a pickle can hide a tensor's methods behind attributes, which detach leaves behind
                     plain = torch.Tensor.detach(value)
                     if plain.numel() * plain.element_size() > size:
                         raise ValueError(f"expected tensors within the {size} bytes of {path}, got a larger one")
-                    found[f"{name}.{key}" if name else str(key)] = plain
+                    found[f"{name}.{key}" if name else key] = plain
     return found
 
 
 def positive(name: str, value: object, path: str | Path) -> float:
     """Returns a number above 0 of the file. Raises: ValueError when it is none."""
     if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise ValueError(f"expected a positive {name} in {path}, got {str(value)[:40]!r}")
+        raise ValueError(f"expected a positive {name} in {path}, got {describe_value(value)}")
     return float(value)

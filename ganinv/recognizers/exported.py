@@ -14,7 +14,6 @@ known operators from them.
 from __future__ import annotations
 
 import io
-import json
 import logging
 import warnings
 import zipfile
@@ -26,9 +25,11 @@ import torch
 from torch import nn
 
 from ganinv.interfaces import Recognition
+from ganinv.json_data import find_mismatch, parse_json
 from ganinv.recognizers.callable import CallableRecognizer, brief
 from ganinv.recognizers.checks import has_gradient
 from ganinv.recognizers.preprocessing import FileCard, Preprocessing, draw_faces, read_file_card
+from ganinv.weights.checkpoints import check_unpacked_size, read_checkpoint
 from ganinv.weights.specs import freeze
 
 log = logging.getLogger(__name__)
@@ -179,18 +180,23 @@ def read_torch_export(path: Path, device: torch.device) -> Program:
 def refuse_pickles(path: Path) -> None:
     """Raises ValueError when a torch.export archive holds a pickle of more than tensors, which torch would run."""
     try:
+        with open(path, "rb") as file:
+            check_unpacked_size(file, path)
         with zipfile.ZipFile(path) as archive:
+            if any(name.startswith("serialized_") for name in archive.namelist()):
+                raise ValueError("it is of an older format, whose tensors are pickles; export it again")
             entries = [(name.partition("/")[2], archive.read(name)) for name in archive.namelist()]
-        configs = [json.loads(data)["config"] for name, data in entries if name.endswith("_config.json")]
-    except (zipfile.BadZipFile, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"expected a torch.export archive, got {path}, which cannot be read; copy it again") from error
-    pickled = [name for config in configs for name, entry in config.items() if entry.get("use_pickle")]
+        configs = [parse_json(data) for name, data in entries if name.endswith("_config.json")]
+        if problem := find_mismatch(configs, [{"config": {"*": {"use_pickle?": bool}}}]):
+            raise ValueError(problem)
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, KeyError, ValueError) as error:
+        reason = brief(error)
+        raise ValueError(f"expected a torch.export archive, got {path}, which cannot be read ({reason})") from error
+    pickled = [name for config in configs for name, entry in config["config"].items() if entry.get("use_pickle")]
     for name, data in entries:
         if name.startswith("data/sample_inputs/"):
             try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # about pickle protocols
-                    torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+                read_checkpoint(io.BytesIO(data))
             except Exception:  # whatever it is, torch.export would try again without the safeguard
                 pickled.append(name)
     if pickled:

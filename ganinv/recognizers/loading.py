@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,6 +15,9 @@ from ganinv.weights.cards import read_card
 from ganinv.weights.files import check_tensors, read_tensors, save_weights
 from ganinv.weights.quantisation import quantise
 from ganinv.weights.specs import call_factory, freeze, split_spec
+
+# of what a card declares: as much as the largest face recognizers have, and sides that an attack can feed
+MOST = {"embedding_dim": 1 << 16, "input_size": 1024, "num_identities": 10**7, "scale": 10**6}
 
 
 def load_recognizer(
@@ -78,12 +81,13 @@ def load_weights(path: str | Path, frame: Frame | None = None) -> nn.Module:
     card = read_card(path)
     if card.get("kind") != "cosine":
         raise ValueError(f"expected a card of the kind cosine beside {path}, got {card.get('kind')}")
-    options = {name: card.get(name) for name in ("embedding_dim", "input_size", "num_identities", "scale")}
+    options = {name: card.get(name) for name in MOST}
     options["num_identities"] = options["num_identities"] or 0  # none: an open-set recognizer
     for name, value in options.items():
         kinds = (int, float) if name == "scale" else (int,)
-        if type(value) not in kinds or value < 0 or (value == 0 and name != "num_identities"):
-            raise ValueError(f"expected a positive {name} on the card of {path}, got {value!r}")
+        if type(value) not in kinds or not 0 <= value <= MOST[name] or (value == 0 and name != "num_identities"):
+            raise ValueError(f"expected a positive {name} on the card of {path}, at most {MOST[name]}, got {value!r}")
+    check_fit(lambda: CosineRecognizer(str(card.get("architecture")), **options), tensors, path)
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn and replaced: leave the caller's draws alone
         model = CosineRecognizer(str(card.get("architecture")), mirror=card.get("mirror") is True, **options)
     model.load_state_dict(check_tensors(tensors, model.state_dict(), path))
@@ -91,6 +95,19 @@ def load_weights(path: str | Path, frame: Frame | None = None) -> nn.Module:
     if frame is not None and trained is not None and trained != frame:
         model.reframe = Reframe(frame, trained, model.input_size)
     return model.eval().requires_grad_(False)
+
+
+def check_fit(build: Callable[[], nn.Module], tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Returns if a file's tensors are those of the network that its card asks for; nothing is allocated for it.
+
+    Raises: ValueError, see check_tensors.
+    """
+    try:
+        with torch.device("meta"):
+            expected = build().state_dict()
+    except NotImplementedError:  # some draw their first weights in a way that needs memory; what they take is bounded
+        return
+    check_tensors(tensors, expected, path)
 
 
 def read_frame(card: Mapping) -> Frame | None:

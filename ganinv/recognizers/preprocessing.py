@@ -29,6 +29,7 @@ from ganinv.weights.files import sha256_file
 log = logging.getLogger(__name__)
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green, blue, as ITU-R BT.601 and Pillow weigh them
+MOST_SIDE = 1024  # px that a network is fed: no face recognizer takes more, and each step pays for it
 CHANNELS = {"RGB": 3, "BGR": 3, "L": 1}
 
 
@@ -47,7 +48,7 @@ class Preprocessing:
     channels: str = "RGB"  # RGB | BGR | L (greyscale, one channel)
 
     def __post_init__(self):
-        if self.channels not in CHANNELS:
+        if not isinstance(self.channels, str) or self.channels not in CHANNELS:
             raise ValueError(f"expected channels among {', '.join(CHANNELS)}, got {self.channels!r}")
         count = CHANNELS[self.channels]
         if self.channels == "L" and self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
@@ -59,8 +60,10 @@ class Preprocessing:
         if min(self.std) <= 0 or self.range[0] == self.range[1]:
             raise ValueError(f"expected std above 0 and two different ends of range, got {self.std} and {self.range}")
         sides = self.size if isinstance(self.size, tuple) else (self.size,) * 2
-        if self.size is not None and not (len(sides) == 2 and all(type(side) is int and 1 <= side <= 4096 for side in sides)):
-            raise ValueError(f"expected size to be a side, or [height, width], from 1 to 4096, got {self.size!r}")
+        if self.size is not None and not (
+            len(sides) == 2 and all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)
+        ):
+            raise ValueError(f"expected size to be a side, or [height, width], from 1 to {MOST_SIDE}, got {self.size!r}")
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the network's input [N,C,h,w] of images [N,3,H,W] in [-1,1]; differentiable."""

@@ -10,7 +10,6 @@ Several embeddings of one name are averaged. All are read as data: no pickle is 
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,14 +18,16 @@ import numpy as np
 import torch
 
 from ganinv.interfaces import Recognizer
+from ganinv.json_data import parse_json
 from ganinv.photos import sort_names
 from ganinv.recognizers.gallery import DEFAULT_SCALES, EnrolledRecognizer, Gallery, attach, average, enroll
 from ganinv.weights.cards import find_card
 from ganinv.weights.files import read_tensors
 from ganinv.weights.quoting import first_line, show
 
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, RuntimeError, EOFError, AttributeError, SyntaxError, MemoryError)
 SUFFIXES = (".safetensors", ".npz", ".json")
-MOST_BYTES = 1 << 30  # 250 000 templates as JSON
+MOST_BYTES = 1 << 28  # 60 000 templates as JSON; .npz, unpacked, and .safetensors hold more
 
 
 def load_gallery(
@@ -93,13 +94,16 @@ def read_tensor_file(path: Path) -> Iterable[tuple[str, torch.Tensor]]:
 def read_npz(path: Path) -> Iterable[tuple[str, torch.Tensor]]:
     """Yields (name, [D] or [n,D]) of an .npz file. Raises: ValueError when it is none, or holds objects."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > MOST_BYTES:
+                raise ValueError(f"more than {MOST_BYTES} bytes unpacked")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         if arrays.keys() == {"names", "encodings"}:
             yield from pair(arrays["names"].astype(str).tolist(), arrays["encodings"], path)
             return
         yield from [(name, torch.from_numpy(array.astype(np.float32))) for name, array in arrays.items()]
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+    except (*UNREADABLE, zipfile.BadZipFile) as error:
         raise ValueError(f"expected an .npz file of numbers, got {path} ({first_line(error)})") from error
 
 
@@ -108,8 +112,8 @@ def read_json_file(path: Path) -> Iterable[tuple[str, torch.Tensor]]:
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"expected at most {MOST_BYTES} bytes of templates, got more in {path}; save them as .npz")
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        content = parse_json(path.read_bytes())
+    except ValueError as error:
         raise ValueError(f"expected JSON in {path}, got something else ({first_line(error)})") from error
     for part in content if isinstance(content, list) else [content]:
         if not isinstance(part, dict):
@@ -144,8 +148,8 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
         names = [line.strip() for line in text.splitlines() if line.strip()]
     else:
         try:
-            said = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            said = parse_json(text)
+        except ValueError as error:
             raise ValueError(f"expected JSON in {path}, got something else ({first_line(error)})") from error
         if isinstance(said, dict) and sorted(said.values(), key=str) == sorted(range(len(said)), key=str):
             said = sorted(said, key=said.get)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,7 @@ def format_absent(methods: Sequence[Method]) -> list[str]:
     for name in dict.fromkeys(name for method in methods for name in method.absent):
         lacking = [method for method in methods if name in method.absent]
         # a home folder says where the table was made, and nothing of the metric
-        reason = lacking[0].absent[name].replace(str(Path.home()), "~")
+        reason = lacking[0].absent[name].replace(os.path.expanduser("~"), "~")
         whose = "" if len(lacking) == len(methods) else f" ({', '.join(method.label for method in lacking)})"
         lines.append(f"{name}{whose}: {reason}")
     return lines

@@ -29,8 +29,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from ganinv import images as image_convention
 from ganinv.metrics.catalogue import CATALOGUE
 
@@ -279,8 +277,7 @@ class Tracker:
         path = self.folder / "images" / f"{identity}_0.png"
         if not path.is_file():
             return None
-        with Image.open(path) as picture:
-            return self.wandb.Image(picture.convert("RGB"))
+        return self.wandb.Image(image_convention.open_picture(path))
 
     def guard(
         self, action: Callable[[], object], consequence: str | Callable[[], str], cure: str = "", *, keep: bool = False

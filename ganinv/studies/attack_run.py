@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from ganinv.interfaces import Goal
 from ganinv.judging.independence import check_independent
 from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
 from ganinv.photos import hash_photos
+from ganinv.priors.checks import check_prior
 from ganinv.ranges import check_ranges
 from ganinv.recognizers.checks import check_recognizer
 from ganinv.reports.provenance import describe_provenance, find_differences
@@ -135,6 +137,8 @@ def prepare(config, method: str) -> Job:
         threshold=options.threshold, classes=options.classes, judges=[name for name in options.judge.split(",") if name],
     )  # fmt: skip
     check_recognizer(assets.target, assets.world.resolution, device=device)
+    if assets.generator is not None:
+        check_prior(assets.generator, device=device)
     goal = make_goal(attack, assets.target)
     check_config(attack, assets.target, identities, assets.generator is not None, goal)
     check_independent(assets.target, assets.judges)
@@ -184,7 +188,8 @@ def search(job: Job, config, folder: RunFolder, tracker: Tracker) -> AttackResul
         folder.write_json("config.json", describe_config(config))  # last: what has it can be resumed
     # the candidates' pictures are kept as float32 makes them
     prior = job.provenance["weights"].get("prior", {}).get("sha256", "") if attack.precision == "float32" else ""
-    prior = prior and getattr(job.assets.generator, "key", prior)
+    if prior and (key := getattr(job.assets.generator, "key", "")):  # moved into the world's frame, or to its size
+        prior = hashlib.sha256(f"{prior} {key}".encode()).hexdigest()
     with open_schedule(options, job.device) as schedule, show_search(job, folder, tracker, state) as callbacks:
         result = invert(
             job.assets.generator, target, job.identities, attack, seed=options.seed, start=job.start, device=job.device,

@@ -31,7 +31,6 @@ from ganinv.worlds.assets import Assets, load_assets
 from ganinv.worlds.world import find_world
 
 FILE = re.compile(r"([0-9]{1,9})_([0-9]{1,9})")  # <identity>_<k>
-DEPTHS = ("L", "RGB")  # PIL's modes of 8 bits a channel without transparency
 DARK = 2  # of 255 levels: what stays below was saved in [0,1] or [-1,1], or shows nothing
 
 
@@ -102,7 +101,7 @@ def list_pictures(folder: Path) -> dict[int, list[Path]]:
         raise ValueError(f"expected a folder of pictures, got {folder}, which is no folder")
     shown = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "grid.png")
     folders = [path for path in shown if path.is_dir()]
-    loose = [path for path in shown if path.suffix.lower() in images.SUFFIXES and path.is_file()]
+    loose = [path for path in shown if images.is_picture(path) and path.is_file()]
     if folders and loose:
         raise ValueError(f"expected sub-folders or pictures in {folder}, got both: {folders[0].name} and {loose[0].name}")
     found: dict[int, list[tuple[int, Path]]] = {}
@@ -114,7 +113,7 @@ def list_pictures(folder: Path) -> dict[int, list[Path]]:
     for place in folders:
         if not re.fullmatch("[0-9]{1,9}", place.name) or int(place.name) in found:
             raise ValueError(f"expected one sub-folder per identity number, such as 3, got {place}; rename or remove it")
-        inside = sorted(path for path in place.iterdir() if path.suffix.lower() in images.SUFFIXES)
+        inside = sorted(path for path in place.iterdir() if images.is_picture(path))
         found[int(place.name)] = list(enumerate(inside))
     counts = {identity: len(files) for identity, files in found.items()}
     if not all(counts.values()) or not counts:
@@ -131,29 +130,23 @@ def list_pictures(folder: Path) -> dict[int, list[Path]]:
 def read_pictures(files: dict[int, list[Path]], side: int) -> torch.Tensor:
     """Returns images [T,K,3,side,side] in [-1,1], in the colours that they have; larger pictures are reduced.
 
-    Raises: ValueError for a picture that is not square, smaller than side, of another size than the first, of another
-    depth than 8 bits, transparent, or so dark that its range must be another.
+    Raises: ValueError for a picture that is not square, smaller than side, of another size than the first, or so dark that
+    its range must be another; see images.open_picture.
     """
     rows, size = [], None
     for path in (path for of_identity in files.values() for path in of_identity):
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"expected a readable picture, got {path} ({error}); repair or remove the file") from error
+        picture = images.open_picture(path)
         size = size or picture.size
         if picture.size != size or size[0] != size[1] or size[0] < side:
             wanted = f"square pictures of one size, at least {side} px a side"
             raise ValueError(f"expected {wanted}, got {picture.size[0]}x{picture.size[1]} in {path}")
-        if picture.mode not in DEPTHS:
-            raise ValueError(f"expected pictures of 8 bits a channel, grey or RGB, got the mode {picture.mode} in {path}")
         highest = int(np.asarray(picture).max())
         if highest <= DARK:
             raise ValueError(
                 f"expected levels of 0 to 255, got none above {highest} in {path}; scale [0,1] by 255 before saving"
             )
         # the same pixels where the size is the same
-        rows.append(np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)))
+        rows.append(np.asarray(picture.resize((side, side), Image.Resampling.LANCZOS)))
     kept = len(next(iter(files.values())))
     pixels = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
     return images.from_uint8(pixels).view(len(files), kept, 3, side, side).contiguous()

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ganinv.engine.files import clear_errors, write_atomically
+from ganinv.images import open_picture
 from ganinv.reports.comparison import Run, group_runs, pair_methods, trace_methods
 from ganinv.reports.comparison_figures import draw_bars, draw_economy, draw_reconstructions, encode_png
 from ganinv.reports.comparison_table import (
@@ -110,12 +110,7 @@ def read_object(file: Path) -> dict:
 
 def read_picture(folder: Path, user: int):
     """Returns the best reconstruction of a user, uint8 [R,R,3]. Raises: ValueError when it is missing or broken."""
-    file = folder / "images" / f"{user}_0.png"
-    try:
-        with Image.open(file) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"expected the reconstruction {file}, got {error}; leave the run out") from error
+    return np.asarray(open_picture(folder / "images" / f"{user}_0.png"))
 
 
 def show_users(world: str, users: list[int]) -> list | None:

@@ -35,7 +35,7 @@ def load_pictures(source: str | Path, size: int, share: tuple[float, float], *, 
 def is_picture(path: Path | PurePosixPath) -> bool:
     """Returns whether a file is a picture, by its name; hidden files and those that macOS puts into zips are none."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in images.SUFFIXES and not hidden
+    return images.is_picture(path) and not hidden
 
 
 def read_zip(file: Path, size: int, share: tuple[float, float], *, progress: bool = True) -> Photos:

@@ -6,15 +6,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from ganinv import json_data
 from ganinv.weights.files import sha256_file
-from ganinv.weights.quoting import first_line, show
-
-MOST_JSON_BYTES = 1 << 20  # a card has a few thousand
+from ganinv.weights.quoting import show
 
 
 def read_card(path: str | Path) -> dict:
@@ -80,22 +78,10 @@ def read_json(path: Path, *, beside: str | Path) -> dict:
     """Returns the JSON object of the file that lies beside a weight file.
 
     Raises: ValueError when it is no regular file, lies by a link outside the folder of the weight file or of what that
-    is a link to, is larger than a mebibyte, or holds something else.
+    is a link to, is larger than json_data.MOST_BYTES, or holds something else.
     """
     beside = Path(beside)
     if not path.is_file() or path.resolve().parent not in (beside.parent.resolve(), beside.resolve().parent):
         what = "a link out of its folder" if path.is_symlink() else "something else"
         raise ValueError(f"expected a regular file {path} beside {beside}, got {what}; copy the file itself there")
-    with open(path, "rb") as file:
-        text = file.read(MOST_JSON_BYTES + 1)
-    if len(text) > MOST_JSON_BYTES:
-        raise ValueError(f"expected at most {MOST_JSON_BYTES} bytes of JSON in {path}, got more; copy it again")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:  # no JSON, no text, a number of thousands of digits, nested too deeply
-        raise ValueError(
-            f"expected JSON in {path}, got something other than a JSON object ({first_line(error)}); copy it again"
-        ) from error
-    if not isinstance(found, dict):
-        raise ValueError(f"expected JSON in {path}, got something other than a JSON object; copy it again")
-    return found
+    return json_data.read_json(path)

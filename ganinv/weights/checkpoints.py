@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import io
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
-from ganinv.weights.quoting import first_line, show
+from ganinv.weights.opcodes import check_opcodes
+from ganinv.weights.quoting import describe_value, first_line, show
 
 MOST_ENTRIES = 100_000  # of a checkpoint's dicts; a shared dict in dicts would unfold without end
-
-
+ZIP = b"PK\x03\x04"
 MOST_DEPTH = 20  # of dicts in dicts
+PICKLES = 5  # of torch's older format, before the numbers: its mark, version, machine, the values, and their storages' keys
 
 
-def read_checkpoint(path: Path):
-    """Returns what torch.save wrote, if it is plain data. Raises: ValueError, see read_tensors."""
+def read_checkpoint(path: Path | io.BytesIO):
+    """Returns what torch.save wrote, if it is plain data. path: of the file, or its content.
+
+    Raises: ValueError, see read_tensors.
+    """
     try:
-        check_unpacked_size(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols
-            # a Namespace, in which trainers keep their options, is a bare holder of values
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                return torch.load(path, map_location="cpu", weights_only=True)
+        with nullcontext(path) if isinstance(path, io.BytesIO) else open(path, "rb") as file:
+            check_unpacked_size(file, path)
+            check_pickles(file)
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about pickle protocols
+                # a Namespace, in which trainers keep their options, is a bare holder of values
+                with torch.serialization.safe_globals([argparse.Namespace]):
+                    return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"expected a checkpoint of tensors and plain data, got {describe_refusal(error)} in {path}; it was not run"
@@ -50,14 +60,32 @@ class UnpackedSizeError(ValueError):
     """A checkpoint that would unfold to more than its own size."""
 
 
-def check_unpacked_size(path: Path) -> None:
-    """Raises UnpackedSizeError when the members of a zip, by its table, are larger than the file: torch packs none."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":  # torch's older format is no zip
-            return
+def check_pickles(file: BinaryIO) -> None:
+    """Returns if the pickles of a torch checkpoint are whole and bounded. Raises: ValueError, see check_opcodes."""
+    file.seek(0)
+    if file.read(4) == ZIP:
         with zipfile.ZipFile(file) as archive:
-            declared = sum(member.file_size for member in archive.infolist())
-    if declared > (size := path.stat().st_size):
+            for name in archive.namelist():
+                if name.endswith(".pkl"):
+                    check_opcodes(io.BytesIO(archive.read(name)))
+        return
+    file.seek(0)
+    for _ in range(PICKLES):
+        check_opcodes(file)
+        if not file.read(1):
+            break
+        file.seek(-1, io.SEEK_CUR)
+
+
+def check_unpacked_size(file: BinaryIO, path: object) -> None:
+    """Raises UnpackedSizeError when the members of a zip, by its table, are larger than the file: torch packs none."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if file.read(4) != ZIP:  # torch's older format is no zip
+        return
+    with zipfile.ZipFile(file) as archive:
+        declared = sum(member.file_size for member in archive.infolist())
+    if declared > size:
         raise UnpackedSizeError(
             f"expected a checkpoint as torch.save writes it, unpacked, got {path} of {size} bytes, which would unfold to "
             f"{declared}; load it where you trust it and save it again"
@@ -86,6 +114,8 @@ def flatten(value: object, path: Path) -> tuple[dict[str, torch.Tensor], dict]:
                 raise ValueError(f"expected tensors within the {size} bytes of {path}, got a larger one, {show(name)}")
             tensors[name or "tensor"] = item.detach()
         elif isinstance(item, Mapping):
+            if odd := [key for key in item if not isinstance(key, str | int)]:
+                raise ValueError(f"expected names or numbers as keys in {path}, got {describe_value(odd[0])}")
             inner = [(f"{name}.{key}" if name else str(key), under, depth + 1) for key, under in item.items()]
             waiting += reversed(inner)
         else:

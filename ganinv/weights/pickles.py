@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import re
 import warnings
 from collections import OrderedDict
@@ -19,8 +18,9 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from ganinv.weights.checkpoints import describe_refusal
-from ganinv.weights.quoting import first_line
+from ganinv.weights.checkpoints import check_pickles, describe_refusal
+from ganinv.weights.opcodes import check_opcodes
+from ganinv.weights.quoting import describe_value, first_line
 
 NETWORK = "dnnlib.tflib.network"  # what NVIDIA's TensorFlow pickles ask for
 
@@ -86,12 +86,16 @@ class DataUnpickler(pickle.Unpickler):
 
     def keep_state(self, meta: dict) -> Persistent:
         """Returns the stub of an object; its source, meta["module_src"], is never looked at."""
-        return Persistent(str(meta["class_name"]), dict(meta["state"]))
+        name = meta["class_name"]
+        if not isinstance(name, str):  # the text of another value may be without end
+            raise pickle.UnpicklingError(f"a class named by {describe_value(name)}")
+        return Persistent(name, dict(meta["state"]))
 
     def read_storage(self, data: bytes) -> torch.Tensor:
         """Returns the flat tensor of a storage: a pickle within the pickle, read by torch's unpickler of plain data."""
         if data[:2] == b"PK":  # torch writes storages in its older format; a zip may unfold to more than it is
             raise pickle.UnpicklingError("a zip file in the place of a storage")
+        check_pickles(io.BytesIO(data))
         try:
             storage = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
@@ -115,24 +119,13 @@ class DataUnpickler(pickle.Unpickler):
 
     def read_scalar(self, dtype: Dtype, data: bytes) -> float | int | bool:
         """Returns a numpy number as Python's."""
-        if not re.fullmatch("[biuf][1248]", dtype.code):
-            raise pickle.UnpicklingError(f"a numpy number of the type {dtype.code}")
+        if not isinstance(dtype, Dtype) or not isinstance(dtype.code, str) or not re.fullmatch("[biuf][1248]", dtype.code):
+            raise pickle.UnpicklingError("a numpy number of another type")
         return np.frombuffer(data, f"<{dtype.code}", count=1)[0].item()
 
     def pass_over(self, *ignored: object) -> Passed:
         """Returns a stub for a numpy array, whose values are passed over."""
         return Passed()
-
-
-def check_opcodes(file: BinaryIO) -> None:
-    """Reads a pickle to its end without building anything. Raises: ValueError when it is not whole or not regular.
-
-    Each memo index is at most the number of operations so far, as every pickler writes it; the C unpickler would
-    allocate a table of any size that a few bytes ask for.
-    """
-    for count, (operation, argument, _) in enumerate(pickletools.genops(file)):
-        if "PUT" in operation.name and int(argument) > count:
-            raise ValueError(f"memo index {argument} after {count} operations")
 
 
 def read_pickle(path: str | Path) -> object:

@@ -70,7 +70,7 @@ def load_assets(
         names = check_names(names or (read_identities(target) if target else ()), model.num_identities)
     known = not (target or gallery) or world.knows(target, identities, names)
     prior_file = find_checkpoint(generator or world.spec("prior")) if prior else None
-    prior_model = None if not prior else world.load_prior(str(prior_file)) if generator else world.prior
+    prior_model = None if not prior else world.load_fitting_prior(str(prior_file)) if generator else world.prior
     chosen = [world.find_judge(judge) for judge in judges]
     judges = chosen or world.load_judges(target or world.roles.get("target", ""), strangers=not known)
     references = world.references if known else None

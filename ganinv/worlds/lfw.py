@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ganinv import images
 from ganinv.engine.files import write_atomically
 from ganinv.engine.progress import open_bar
 from ganinv.errors import FaultError
@@ -89,11 +90,7 @@ def claim_output(out: Path, config, people: dict[str, list[Path]]) -> None:
 
 def write_crop(path: Path, target: Path) -> None:
     """Writes the crop of a photo, atomically. Raises: ValueError naming a photo that is broken or not 250x250."""
-    try:
-        with Image.open(path) as picture:
-            grey = picture.convert("L")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"expected a readable photo, got {path} ({error}); copy it again") from error
+    grey = images.open_picture(path).convert("L")
     if grey.size != (SOURCE_SIDE, SOURCE_SIDE):
         raise ValueError(f"expected photos of {SOURCE_SIDE}x{SOURCE_SIDE}, got {grey.width}x{grey.height} in {path}")
     target.parent.mkdir(parents=True, exist_ok=True)

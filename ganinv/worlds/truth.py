@@ -15,10 +15,12 @@ from torch import nn
 
 from ganinv.images import resize
 from ganinv.recognizers.cosine import build_backbone
+from ganinv.recognizers.preprocessing import MOST_SIDE
 from ganinv.rendered.factors import FACTORS, draw_people
 from ganinv.weights.cards import read_card
 from ganinv.weights.files import check_tensors, read_tensors, save_weights
 from ganinv.weights.quantisation import quantise
+from ganinv.weights.quoting import describe_value
 
 POPULATION = range(10**9, 10**9 + 4096)  # people, none of them used elsewhere, whose factors set mean and spread
 LEAST_R2 = 0.25  # factors that the regressor cannot read off real photos are left out
@@ -70,7 +72,10 @@ def load_regressor(path: str | Path, device: torch.device | str = "cpu") -> Fact
     card = read_card(path)
     if card.get("kind") != "factors" or card.get("factors") != [factor.name for factor in FACTORS]:
         raise ValueError(f"expected a regressor of the {len(FACTORS)} factors of people.FACTORS in {path}, got another")
-    model = FactorRegressor(card["architecture"], card["input_size"])
+    size = card.get("input_size")
+    if not isinstance(size, int) or not 8 <= size <= MOST_SIDE:
+        raise ValueError(f"expected an input_size from 8 to {MOST_SIDE} on the card of {path}, got {describe_value(size)}")
+    model = FactorRegressor(str(card.get("architecture")), size)
     tensors, _ = read_tensors(path)
     model.load_state_dict(check_tensors(tensors, model.state_dict(), path))
     return model.eval().requires_grad_(False).to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import nn
 
 from ganinv.interfaces import Recognizer
 from ganinv.photos import Photos, choose_photos, list_people, load_photos, select_people
-from ganinv.priors.framed import FramedGenerator
+from ganinv.priors.framed import FramedGenerator, ResizedGenerator
 from ganinv.priors.loading import load_generator
 from ganinv.recognizers.adapters import weight_file
 from ganinv.recognizers.loading import load_recognizer, read_frame
@@ -27,6 +28,8 @@ from ganinv.worlds import world_file
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.truth import Truth, load_regressor
 from ganinv.worlds.world_file import CARDLESS, PUBLISHED, JudgeEntry
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,14 @@ class World:
         if frame is None or trained is None or trained == frame:
             return generator
         return FramedGenerator(generator, trained, frame, sha256=str(card.get("sha256")))
+
+    def load_fitting_prior(self, spec: str) -> nn.Module:
+        """Returns the generator of a spec at the world's size, that of the photos which its pictures stand beside."""
+        generator = self.load_prior(spec)
+        if generator.resolution == self.resolution:
+            return generator
+        log.warning("%s: its pictures of %d px are shown at the world's %d", spec, generator.resolution, self.resolution)
+        return ResizedGenerator(generator, self.resolution)
 
     @cached_property
     def target(self) -> Recognizer:

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ganinv.engine.files import clear_errors
-from ganinv.images import load_pixels
+from ganinv.images import load_pixels, open_picture
 from ganinv.photos import choose_photos, hash_photos, list_people, load_photos
 from ganinv.recognizers.loading import load_recognizer
 from ganinv.studies.panel.page import data_uri
@@ -56,11 +56,7 @@ def hash_files(files: Iterable[Path]) -> str:
 
 def shorter_side(file: Path) -> int:
     """Returns the shorter side of a picture in pixels. Raises: ValueError when it cannot be read."""
-    try:
-        with Image.open(file) as picture:
-            return min(picture.size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"expected a readable picture, got {file} ({error}); repair or remove the file") from error
+    return min(open_picture(file).size)
 
 
 def encode(file: Path, side: int) -> str:
