@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Comparing attacks
 #
-# The same recognizer, the same users, three attacks: the paper's pixel search, a pixel search with the means of today, and
-# the search of a prior's latent space. All three convince the target. Whom else do they convince?
+# The same recognizer, the same users, three attacks: the paper's pixel search, a pixel
+# search with the means of today, and the search of a prior's latent space. All three
+# convince the target. Whom else do they convince?
 
 # %%
 import os
@@ -12,7 +13,8 @@ import torch
 import ganinv
 from ganinv import images
 
-QUICK = os.environ.get("GANINV_EXAMPLES") == "quick"  # the tests ask only whether it runs
+# the tests ask only whether it runs
+QUICK = os.environ.get("GANINV_EXAMPLES") == "quick"
 USERS = range(6)
 
 # %%
@@ -20,13 +22,16 @@ world = ganinv.load_world("synthetic")
 attacks = {
     "the paper's pixels": ganinv.PixelAttack("gray-box", steps=2 if QUICK else 200),
     "pixels of today": ganinv.PixelAttack("modern", steps=2 if QUICK else 60),
-    "latent space": ganinv.LatentAttack(steps=2 if QUICK else 40, candidates=50 if QUICK else 1000),
+    "latent space": ganinv.LatentAttack(
+        steps=2 if QUICK else 40, candidates=50 if QUICK else 1000
+    ),
 }
 audit = ganinv.audit(world.target, world.prior, USERS, world=world, attacks=attacks)
 print(audit)
 
 # %% [markdown]
-# A row for each attack. Under each report stand the same controls, so the rows can be compared.
+# A row for each attack. Under each report stand the same controls, so the rows can be
+# compared.
 
 # %%
 rows = torch.cat([report.result.images[:, 0] for report in audit.reports.values()])
@@ -41,7 +46,8 @@ for name, report in audit.reports.items():
         print(f"  {metric:20} {entry['mean']:.2f} [{low:.2f}, {high:.2f}]")
 
 # %% [markdown]
-# The target's score is high in every row; that is what each attack maximised. Read the other lines.
+# The target's score is high in every row; that is what each attack maximised. Read the
+# other lines.
 #
-# `audit.save("runs/mine")` writes one page over all attacks. Of run folders, `python scripts/compare.py RUN RUN` makes tables
-# and figures, with tests of the differences.
+# `audit.save("runs/mine")` writes one page over all attacks. Of run folders, `python
+# scripts/compare.py RUN RUN` makes tables and figures, with tests of the differences.
