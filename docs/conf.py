@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAVIGATION = {
     "Start": ["/README", "how-it-works", "recognizers", "verdict", "/examples/README", "faq"],
     "Bring your own": ["priors", "worlds", "extending"],
-    "Run": ["access", "attributes", "running", "panel"],
+    "Run": ["access", "attributes", "running", "tracking", "clusters", "panel"],
     "Reference": ["metrics", "glossary", "api", "models", "comparison"],
     "Results": [f"/results/{path.parent.name}/README" for path in sorted(ROOT.glob("results/*/README.md"))],
     "Project": ["responsible-use", "/SECURITY", "/CONTRIBUTING", "/CHANGELOG"],
