@@ -70,7 +70,7 @@ nb_execution_mode = "off" if mode == "off" else "cache"
 nb_execution_cache_path = str(ROOT / "build" / f"examples-{mode or 'full'}")
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = -1  # CI sets its own limit
 nb_merge_streams = True
 nb_output_stderr = "remove"  # progress
 

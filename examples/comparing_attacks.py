@@ -15,7 +15,7 @@ from ganinv import images
 
 # the tests ask only whether it runs
 QUICK = os.environ.get("GANINV_EXAMPLES") == "quick"
-USERS = range(6)
+USERS = range(2 if QUICK else 6)
 
 # %%
 world = ganinv.load_world("synthetic")

@@ -15,7 +15,7 @@ from ganinv.worlds.world import render_references
 
 # the tests ask only whether it runs
 QUICK = os.environ.get("GANINV_EXAMPLES") == "quick"
-USERS = range(6)  # with fewer, nothing can be shown
+USERS = range(2 if QUICK else 6)  # with fewer, nothing can be shown
 
 # %% [markdown]
 # A *world* holds what belongs together: a recognizer to attack (the target), a

@@ -20,6 +20,7 @@ from ganinv.rendered.photos import make_photos
 # the tests ask only whether it runs
 QUICK = os.environ.get("GANINV_EXAMPLES") == "quick"
 PEOPLE = range(500, 520)  # none of them is in the shipped world
+USERS = range(2 if QUICK else 10)
 
 # %%
 train = make_photos(PEOPLE, 2 if QUICK else 12)
@@ -84,7 +85,7 @@ for picture, file in zip(new.images(), new.files, strict=True):
 world = ganinv.load_world("synthetic")
 verifier = next(judge for judge in world.judges if not judge.sees_users)
 attack = ganinv.LatentAttack(steps=2 if QUICK else 60, candidates=50 if QUICK else 1000)
-result = attack(world.prior, target, range(10))
+result = attack(world.prior, target, USERS)
 report = ganinv.judge(
     result, target, judges=[verifier], references=folder, prior=world.prior
 )
@@ -94,5 +95,5 @@ print(report)
 # Above, one photo of each user; below, what the attack made.
 
 # %%
-own = torch.stack([new.images(new.person == user)[0] for user in range(10)])
-images.to_pil(images.grid(torch.cat([own, result.images[:, 0]]), columns=10))
+own = torch.stack([new.images(new.person == user)[0] for user in USERS])
+images.to_pil(images.grid(torch.cat([own, result.images[:, 0]]), columns=len(USERS)))

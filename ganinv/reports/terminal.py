@@ -27,7 +27,8 @@ def list_numbers(report: Mapping) -> list[str]:
     """Returns at most MOST_LINES lines: metrics, what is absent in one line, and what it cost."""
     cost, ends = report["cost"], []
     if report["absent"]:
-        ends.append(f"{len(report['absent'])} absent, why is in the report: {', '.join(report['absent'])}"[: WIDTH - 1])
+        line = f"{len(report['absent'])} absent, why is in the report: {', '.join(report['absent'])}"
+        ends.append(textwrap.shorten(line, WIDTH - 1, placeholder=" ..."))
     spent = ""
     if cost["seconds"] is not None:
         spent = f"{cost['seconds']:.0f} s, {cost['images_evaluated']} images through the target, "
