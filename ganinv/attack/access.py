@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
-from ganinv.interfaces import RUNGS, Recognition, Recognizer
-
-Operator = Callable[[Recognition], Recognition]  # what whoever runs the target does to its answers: rounds, hides, blurs
+from ganinv.attack.config import Operator
+from ganinv.attack.operator import Asked, apply_options, check_operator, show_scores
+from ganinv.interfaces import RUNGS, FaultError, Recognition, Recognizer
 
 
 class Queries:
@@ -18,6 +18,18 @@ class Queries:
     def __init__(self, num_identities: int = 0, device: torch.device | str = "cpu"):
         self.gradients = self.answers = self.shared = 0
         self.each = torch.zeros(num_identities, dtype=torch.long, device=device)  # so that no device is waited for
+
+    def check(self, pictures: int, identities: torch.Tensor | None, options: Operator) -> None:
+        """Raises: FaultError where these pictures are more than an operator answers."""
+        asked = self.gradients + self.answers
+        if options.budget is not None and asked + pictures > options.budget:
+            raise FaultError(f"the operator answers {options.budget} queries in all, and {asked} are spent")
+        if options.limit is not None and identities is not None and len(self.each):
+            after = self.each.index_add(0, identities, torch.ones_like(identities))
+            user = int(after.argmax())
+            if after[user] > options.limit:
+                spent = int(self.each[user])
+                raise FaultError(f"the operator answers {options.limit} queries a user, and {spent} are spent on {user}")
 
     def count(self, pictures: int, identities: torch.Tensor | None, *, gradients: bool) -> None:
         """Adds the pictures of one call. identities [pictures]: whom they were asked for; None: all of them together."""
@@ -70,10 +82,11 @@ class Queries:
 class TargetAccess:
     """A target as far as an attack may see it: interfaces.Access.
 
-    recognizer: the target; rung: one of RUNGS; queries: a tally to share with another access; operator: what is done to
-    every answer below the rung "gradients" before it leaves. There, answers are detached copies, and no attribute leads to
-    the target: it is held by a closure. That stops mistakes; nothing in Python stops who opens closures.
-    Raises: ValueError for an unknown rung, or one that the target has no answer for.
+    recognizer: the target; rung: one of RUNGS; queries: a tally to share with another access; options: what the operator
+    does to every answer below the rung "gradients" before it leaves; operator: a function that does more of that. There,
+    answers are detached copies, and no attribute leads to the target: it is held by a closure. That stops mistakes; nothing
+    in Python stops who opens closures. claims: a query must say for whom it asks.
+    Raises: ValueError for an unknown rung, one that the target has no answer for, or options that mean nothing there.
     """
 
     def __init__(
@@ -82,49 +95,54 @@ class TargetAccess:
         rung: str = "gradients",
         *,
         queries: Queries | None = None,
-        operator: Operator | None = None,
+        options: Operator | None = None,
+        operator: Callable[[Recognition], Recognition] | None = None,
     ):
         if rung not in RUNGS:
             raise ValueError(f"expected an access among {', '.join(RUNGS)}, got {rung}")
         if rung in ("scores", "decisions") and not recognizer.num_identities:
             raise ValueError(f"expected a target with identities for the access {rung}, got one that only embeds")
-        self.rung, self.queries = rung, queries or Queries()
+        self.rung, self.queries, self.options = rung, queries or Queries(), options or Operator()
+        check_operator(self.options, rung, recognizer)
         self.num_identities, self.embedding_dim = recognizer.num_identities, recognizer.embedding_dim
-        self.metric = getattr(recognizer, "metric", "cosine")
-        self.answer = recognizer if rung == "gradients" else hide(recognizer, rung, operator or (lambda found: found))
+        self.metric, self.claims = getattr(recognizer, "metric", "cosine"), self.options.claimed
+        hidden = rung != "gradients"
+        self.answer = hide(recognizer, rung, self.options, operator or (lambda found: found)) if hidden else recognizer
 
     def __call__(self, images: torch.Tensor, identities: torch.Tensor | None = None) -> Recognition:
-        """Returns what may be seen of images [N,3,H,W], asked for identities [N]; None: for all of them together."""
-        found = self.answer(images.clone())  # a target that changes its input in place changes its own copy
+        """Returns what may be seen of images [N,3,H,W], asked for identities [N]; None: for all of them together.
+
+        Raises: ValueError for a query that claims nobody where it must; FaultError where the operator answers no more.
+        """
+        if self.claims and identities is None:
+            raise ValueError("expected the user whom each picture claims to be, got none; pass identities")
+        if self.options.limit is not None or self.options.budget is not None:
+            self.queries.check(len(images), identities, self.options)
+        asked = Asked(identities, self.queries.gradients + self.queries.answers)
+        images = images.clone()  # a target that changes its input in place changes its own copy
+        found = self.answer(images) if self.rung == "gradients" else self.answer(images, asked)
         gradients = self.rung == "gradients" and images.requires_grad and torch.is_grad_enabled()
         self.queries.count(len(images), identities, gradients=gradients)
         return found
 
 
-def hide(recognizer: Recognizer, rung: str, operator: Operator) -> Callable[[torch.Tensor], Recognition]:
+def hide(
+    recognizer: Recognizer, rung: str, options: Operator, operator: Callable[[Recognition], Recognition]
+) -> Callable[[torch.Tensor, Asked], Recognition]:
     """Returns a function that answers for images with detached numbers alone, as far as a rung goes."""
 
     @torch.no_grad()
-    def answer(images: torch.Tensor) -> Recognition:
+    def answer(images: torch.Tensor, asked: Asked) -> Recognition:
         found = recognizer(images.detach())
-        scores = None if found.logits is None else found.logits.softmax(1)
-        if rung == "decisions":
-            scores = decide(recognizer, found)
-        seen = operator(Recognition(found.embeddings.clone() if rung == "embeddings" else None, scores))
-        logs = None if seen.logits is None else seen.logits.clamp_min(torch.finfo(seen.logits.dtype).tiny).log()
+        scores = show_scores(recognizer, found, rung, options, asked)
+        shown = Recognition(found.embeddings.clone() if rung == "embeddings" else None, scores)
+        seen = operator(apply_options(options, rung, shown, images, asked))
+        logs = None if seen.logits is None else seen.logits.detach()
+        if logs is not None and options.answers == "scores":
+            logs = logs.clamp_min(torch.finfo(logs.dtype).tiny).log()
         return Recognition(None if seen.embeddings is None else seen.embeddings.detach(), logs)
 
     return answer
-
-
-def decide(recognizer: Recognizer, found: Recognition) -> torch.Tensor:
-    """Returns [N,C]: 1 for the identity that the target names, else 0.
-
-    That is the target's own `decide` (Recognition -> [N], -1 for nobody) where it has one, else the highest score.
-    """
-    own = getattr(recognizer, "decide", None)
-    named = found.logits.argmax(1) if own is None else own(found)
-    return (named[:, None] == torch.arange(found.logits.shape[1], device=named.device)).to(found.logits.dtype)
 
 
 def check_answers(access: TargetAccess, reads: str, shape: tuple[int, ...], device: torch.device) -> None:

@@ -10,7 +10,8 @@ import torch
 
 from ganinv.attack.config import LATENT, LATENT_GOALS, PIXEL_VARIANTS, AttackConfig, suit_goal
 from ganinv.attack.goals import make_goal
-from ganinv.attack.invert import AttackResult, ignore, invert
+from ganinv.attack.invert import AttackResult, ignore
+from ganinv.attack.offline import attack as run_search
 from ganinv.attack.spread import Spread, Workers
 from ganinv.engine.precision import keep_memory, ready_recognizer
 from ganinv.interfaces import Generator, Recognizer
@@ -120,7 +121,7 @@ def search(
     goal = make_goal(config, target, templates)
     fast = ready_recognizer(target, resolution, device)
     identities = tuple(int(identity) for identity in identities)
-    return invert(
+    return run_search(
         prior, fast, identities, config, seed=seed, start=start, device=device, goal=goal, on_step=on_step,
         schedule=Spread(workers) if workers else None,
     )  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ganinv.attack.config import AttackConfig
+from ganinv.attack.config import AttackConfig, Operator
 from ganinv.attack.objectives import OBJECTIVES
+from ganinv.attack.operator import check_operator
 from ganinv.attack.searchers import SEARCHERS
 from ganinv.attack.spaces import SPACES
 from ganinv.engine.batches import parse_memory
@@ -37,6 +38,7 @@ def check_config(
     OBJECTIVES.find(config.objective)
     check_search(config)
     check_access(config, goal)
+    check_limits(config, recognizer, len(identities))
     if config.keep > config.restarts:
         raise ValueError(f"expected to keep at most the {config.restarts} restarts, got {config.keep}")
     if SPACES[config.space].needs_prior and 0 < config.candidates < config.restarts:
@@ -55,6 +57,8 @@ def check_access(config: AttackConfig, goal: Goal | None) -> None:
     """Raises: ValueError for a search or a goal that asks for more than the access shows."""
     if config.access not in RUNGS:
         raise ValueError(f"expected an access among {', '.join(RUNGS)}, got {config.access}")
+    if config.network == "public":
+        return
     if SEARCHERS[config.optim.optimizer].gradients and config.access != "gradients":
         without = ", ".join(name for name, searcher in SEARCHERS.items() if not searcher.gradients)
         raise ValueError(
@@ -62,4 +66,78 @@ def check_access(config: AttackConfig, goal: Goal | None) -> None:
             f"pass --optim.optimizer={without}"
         )
     if goal is not None and goal.reads == "embeddings" and config.access not in ("gradients", "embeddings"):
-        raise ValueError(f"expected access to embeddings for this goal, got {config.access}; pass --access=embeddings")
+        raise ValueError(
+            f"expected access to embeddings for this goal, got {config.access}; pass "
+            "--access=embeddings, or --network=public where the attacker has the network"
+        )
+
+
+def check_limits(config: AttackConfig, recognizer: Recognizer, users: int) -> None:
+    """Raises: ValueError for operator's options that cannot be, or that answer fewer queries than the search may take."""
+    options = config.operator
+    check_operator(options, config.access, recognizer)
+    if config.network == "public":
+        check_recovery(config, recognizer)
+        needed = 0 if config.access == "embeddings" else config.recovery.queries
+        check_answered(options, needed, needed * users, "--recovery.queries")
+        return
+    if options.answers == "similarities":
+        raise ValueError("expected --network=public beside operator.answers=similarities, got a secret network")
+    if config.network != "secret":
+        raise ValueError(f"expected a network among secret, public, got {config.network}")
+    check_answered(
+        options, *count_queries(config, users), "--steps, --candidates, --restarts, --optim.transforms or --final-transforms"
+    )
+
+
+def check_recovery(config: AttackConfig, recognizer: Recognizer) -> None:
+    """Raises: ValueError for a recovery of templates that cannot be run."""
+    if config.goal != "template" or getattr(recognizer, "templates", None) is None:
+        raise ValueError(
+            f"expected --goal=template and a target with a gallery beside --network=public, got the goal {config.goal}"
+        )
+    if config.access == "gradients":
+        raise ValueError("expected an access below gradients beside --network=public, got gradients; leave --network out")
+    if config.access == "scores" and config.operator.answers != "similarities":
+        raise ValueError(
+            "expected --operator.answers=similarities beside --network=public and --access=scores, got scores; of a softmax "
+            "no template is recovered"
+        )
+    if config.access == "decisions" and getattr(recognizer, "threshold", None) is None:
+        raise ValueError("expected a threshold to accept or reject by, got none; pass --threshold")
+    recovery = config.recovery
+    if config.access != "embeddings" and not 2 <= recovery.queries <= recovery.pictures:
+        raise ValueError(
+            f"expected recovery.queries from 2 to the {recovery.pictures} of recovery.pictures, got {recovery.queries}"
+        )
+
+
+def check_answered(options: Operator, each: int, together: int, lower: str) -> None:
+    """Raises: ValueError where an operator answers less than is asked. lower: what to do about it."""
+    for name, needed in (("limit", each), ("budget", together)):
+        answered = getattr(options, name)
+        if answered is not None and answered < needed:
+            raise ValueError(
+                f"expected operator.{name} of at least {needed}, the queries that this attack may take, got {answered}; "
+                f"lower {lower}"
+            )
+
+
+def count_queries(config: AttackConfig, users: int) -> tuple[int, int]:
+    """Returns the queries that a search may take for one user, and those for all together, of users by number.
+
+    The few pictures on which the batch is measured are left out; a searcher that does not say how many points it asks about
+    in a step counts as one.
+    """
+    optim, searcher = config.optim, SEARCHERS[config.optim.optimizer]
+    points = getattr(searcher, "count_points", lambda optim: 1)(optim)
+    halvings, alive, each = {round(share * config.steps) for share in optim.halve_at}, config.restarts, 0
+    for step in range(config.steps):
+        if step and step in halvings:
+            alive = max(config.keep, -(-alive // 2))
+        each += alive * points * optim.transforms
+    each += alive * config.final_transforms
+    shared = 2 * config.candidates if SPACES[config.space].needs_prior else 0
+    if config.operator.claimed:
+        each, shared = each + shared, 0
+    return each, users * each + shared

@@ -34,6 +34,31 @@ class Augment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Operator:
+    """What whoever runs the target does to its answers, below the access gradients. The attacker is taken to know it."""
+
+    answers: str = "scores"  # scores | similarities: of a gallery the cosine or minus the distance, in place of the softmax
+    decimals: int | None = None  # answers are rounded to so many; None: not
+    top: int | None = None  # only so many users are named, those of the highest scores; None: all
+    claimed: bool = False  # every query claims to be one user, and only that user's score or acceptance is told
+    noise: float = 0.0  # standard deviation of what is added to every answer, anew for each query
+    noise_seed: int = 0  # of that
+    faces: bool = False  # a picture in which MTCNN finds no face gets the lowest answer
+    limit: int | None = None  # queries answered for each user; None: any number
+    budget: int | None = None  # queries answered in all; None: any number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """How the templates of a public network's gallery are recovered from its answers, before a search without the target."""
+
+    queries: int = 300  # pictures shown for each user
+    pictures: int = 3000  # seeded samples of the prior among which those are chosen; nobody is asked for these
+    blends: int = 640  # most that are blended of them for one user, where the target only accepts or rejects
+    knows_threshold: bool = True  # the attacker knows at which threshold it accepts
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttackConfig:
     """What one attack does; everything but the models, the identities and the seed."""
 
@@ -41,6 +66,7 @@ class AttackConfig:
     space: str = "w_plus"  # z | w | w_plus | pixels
     objective: str = "max_margin"  # max_margin | logit | cross_entropy | poincare | confidence: of the goal class
     access: str = "gradients"  # gradients | embeddings | scores | decisions: what the attack may see of the target
+    network: str = "secret"  # secret | public: of a gallery, the attacker has the network and asks only for the templates
     contrast: float = 0.0  # of the goal template: aim so far past it, away from the prior's mean, as a share of the way
     tv: float = 0.0  # weight of total variation
     l2: float = 0.0  # weight of the squared pixels
@@ -60,6 +86,8 @@ class AttackConfig:
     precision: str = "float32"  # float32 | bfloat16 | auto: the fastest that leaves the target's scores
     optim: Optim = field(default_factory=Optim)
     augment: Augment = field(default_factory=Augment)
+    operator: Operator = field(default_factory=Operator)
+    recovery: Recovery = field(default_factory=Recovery)
 
 
 # on users 5 to 14 of lfw as good as none dropped: acc_at_1 1.00 both, identity similarity 0.52 and 0.51

@@ -164,9 +164,12 @@ class Attack:
         self.generator, self.target = generator, recognizer
         self.fast_generator, self.fast_target = searched or (generator, recognizer)
         self.trial, self.fast_trial = (
-            Trial(TargetAccess(target, self.config.access, queries=self.queries), self.goal, transform, views)
+            Trial(
+                TargetAccess(target, self.config.access, queries=self.queries, options=self.config.operator), self.goal,
+                transform, views,
+            )
             for target, views in ((recognizer, 1), (self.fast_target, self.config.optim.transforms))
-        )
+        )  # fmt: skip
         self.whiten = functools.cache(lambda: fit_whitening(generator, device=self.device))
 
     def begin(
@@ -214,7 +217,8 @@ class Attack:
         Raises: ValueError when not even one sample fits.
         """
         sizes: list[int] = []
-        access = TargetAccess(self.fast_target, self.config.access, queries=Queries())
+        options = replace(self.config.operator, limit=None, budget=None)  # these few are counted, and checked, with the next
+        access = TargetAccess(self.fast_target, self.config.access, queries=Queries(), options=options)
         trial = replace(self.fast_trial, access=access, views=1)
 
         def step(count: int) -> None:

@@ -26,6 +26,11 @@ class Adam:
 
     gradients = True
 
+    @staticmethod
+    def count_points(optim: Optim) -> int:
+        """Returns how many points ask yields in a step."""
+        return 1
+
     def __init__(self, parameters: list[torch.Tensor], optim: Optim, steps: int):
         self.parameters, self.optim, self.steps = parameters, optim, steps
         self.optimizer = self.build()
@@ -73,6 +78,11 @@ class Antithetic(Adam):
     """
 
     gradients = False
+
+    @staticmethod
+    def count_points(optim: Optim) -> int:
+        """Returns how many points ask yields in a step."""
+        return 2 * optim.pairs
 
     def ask(self, step: int, rows: torch.Tensor, draws: Draws) -> Iterator[list[torch.Tensor]]:
         """Yields both points of each pair in turn."""

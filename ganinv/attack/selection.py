@@ -21,8 +21,18 @@ def best_per_identity(scores: torch.Tensor, count: int) -> torch.Tensor:
 
 @torch.no_grad()
 def score_flipped(access: Access, goal: Goal, images: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
-    """Returns the goal's rank [T,N] of images [N,3,R,R] for every identity [T], mean over the image and its mirror."""
-    return torch.stack([goal.rank(access(x), identities) for x in (images, images.flip(3))]).mean(0).T
+    """Returns the goal's rank [T,N] of images [N,3,H,W] for every identity [T], mean over the image and its mirror.
+
+    Where a query claims one user, every picture is shown once for each of them.
+    """
+
+    def rank(shown: torch.Tensor) -> torch.Tensor:
+        if not getattr(access, "claims", False):
+            return goal.rank(access(shown), identities)
+        claims = [(one, access(shown, one.expand(len(shown)))) for one in identities]
+        return torch.cat([goal.rank(seen, one[None]) for one, seen in claims], 1)
+
+    return torch.stack([rank(x) for x in (images, images.flip(3))]).mean(0).T
 
 
 @torch.no_grad()

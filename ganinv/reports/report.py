@@ -55,7 +55,7 @@ class Report:
             folder.write_result(self.result)
             if self.result.config is not None:
                 folder.write_config(self.result.config)
-            keys = ("method", "world", "seed", "identities", "goal")
+            keys = ("method", "world", "seed", "identities", "goal", "queries")
             folder.write_report(**{key: self.content[key] for key in keys}, judgement=self.judgement, cost=self.result.cost)
         finally:
             folder.close()
@@ -117,6 +117,7 @@ def judge(
     content = build_report(
         method="pixel" if pixels else "latent", world=world.name if world else "none", seed=result.seed,
         identities=result.identities, judgement=judgement, cost=result.cost, files={}, goal=result.config.goal,
+        queries=result.queries,
     )  # fmt: skip
     return Report(content, result, judgement)
 

@@ -24,10 +24,12 @@ def build_report(
     judgement: Judgement,
     cost: Cost | Absent,
     goal: str | None = None,
+    queries: Mapping | None = None,
     files: Mapping[str, str],
 ) -> dict:
     """Returns a report, whose schema is check_report. cost: Absent where the pictures were made elsewhere; files: path in
-    the run folder -> SHA-256; goal: of the search, "class" or "template", None without one."""
+    the run folder -> SHA-256; goal: of the search, "class" or "template", None without one; queries: see
+    Queries.describe, None where nobody counted them."""
     verdict, controls = judgement.verdict, judgement.controls
     unknown = {"cost": cost.reason} if isinstance(cost, Absent) else {}
     report = {
@@ -53,6 +55,7 @@ def build_report(
         "selection": describe(judgement.selection),
         "sar": describe(judgement.success),
         "goal": goal,
+        "queries": None if queries is None else dict(queries),
     }
     return report | {"verdict": write_verdict(report)}
 

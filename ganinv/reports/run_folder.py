@@ -121,14 +121,15 @@ class RunFolder:
         judgement: Judgement,
         cost: Cost | Absent,
         goal: str | None = None,
+        queries: Mapping | None = None,
     ) -> dict:
         """Returns the report after writing it as report.json, whose schema is check_report, and report.html.
 
-        cost: Absent where the pictures were made elsewhere. goal: of the search, None without one.
+        cost: Absent where the pictures were made elsewhere. goal: of the search, queries: of Queries.describe, None without.
         """
         report = build_report(
             method=method, world=world, seed=seed, identities=identities, judgement=judgement, cost=cost,
-            goal=goal, files=self.hash_files(),
+            goal=goal, queries=queries, files=self.hash_files(),
         )  # fmt: skip
         text = encode(report, "report.json", indent=2)  # first, so that a value that is not finite is called that
         check_report(report, self.path / "report.json")

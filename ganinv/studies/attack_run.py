@@ -17,7 +17,8 @@ from ganinv import cli, images
 from ganinv.attack.checks import check_config
 from ganinv.attack.config import AttackConfig
 from ganinv.attack.goals import make_goal
-from ganinv.attack.invert import AttackResult, InTurn, invert
+from ganinv.attack.invert import AttackResult, InTurn
+from ganinv.attack.offline import attack as run_search
 from ganinv.attack.spread import Spread
 from ganinv.attack.start import draw_pool
 from ganinv.engine.cluster import RayWorkers
@@ -191,7 +192,7 @@ def search(job: Job, config, folder: RunFolder, tracker: Tracker) -> AttackResul
     if prior and (key := getattr(job.assets.generator, "key", "")):  # moved into the world's frame, or to its size
         prior = hashlib.sha256(f"{prior} {key}".encode()).hexdigest()
     with open_schedule(options, job.device) as schedule, show_search(job, folder, tracker, state) as callbacks:
-        result = invert(
+        result = run_search(
             job.assets.generator, target, job.identities, attack, seed=options.seed, start=job.start, device=job.device,
             prior=prior, searched=choice.apply(job.assets.generator, target), goal=job.goal, state=state, schedule=schedule,
             **callbacks,
@@ -292,6 +293,7 @@ def judge_result(job: Job, result: AttackResult, folder: RunFolder) -> dict:
         world=options.world,
         seed=options.seed,
         goal=attack.goal,
+        queries=result.queries,
         identities=job.identities,
         judgement=judgement,
         cost=result.cost,
