@@ -125,10 +125,10 @@ def test_what_a_search_may_take_is_what_it_takes(claimed):
 @pytest.mark.parametrize(
     ("rung", "options", "message"),
     [
-        ("scores", {"budget": 0}, "expected operator.budget of at least 1, got 0"),
-        ("scores", {"limit": 0}, "expected operator.limit of at least 1, got 0"),
-        ("scores", {"decimals": -1}, "expected operator.decimals of at least 0, got -1"),
-        ("scores", {"noise": float("nan")}, "expected operator.noise of at least 0, got nan"),
+        ("scores", {"budget": 0}, "expected budget in \\[1, 1e12], got 0"),
+        ("scores", {"limit": 0}, "expected limit in \\[1, 1e12], got 0"),
+        ("scores", {"decimals": -1}, "expected decimals in \\[0, 12], got -1"),
+        ("scores", {"noise": float("nan")}, "expected noise in \\[0, 1e6], got nan"),
         ("scores", {"answers": "secrets"}, "expected operator.answers among scores, similarities, got secrets"),
         ("scores", {"claimed": True, "top": 1}, "expected operator.claimed or operator.top, got both"),
         ("gradients", {"decimals": 2}, "expected an access below gradients beside operator.decimals, got gradients"),

@@ -10,6 +10,7 @@ from ganinv.attack.config import Operator
 from ganinv.engine.randomness import seeded
 from ganinv.interfaces import Recognition, Recognizer
 from ganinv.metrics.faces import detect_faces
+from ganinv.ranges import check_ranges
 
 ANSWERS = ("scores", "similarities")
 FACE = 0.9  # of MTCNN, from which a picture is answered
@@ -27,11 +28,7 @@ def check_operator(options: Operator, rung: str, recognizer: Recognizer) -> None
     """Raises: ValueError for options that cannot be, or that mean nothing at a rung or of a target."""
     if options.answers not in ANSWERS:
         raise ValueError(f"expected operator.answers among {', '.join(ANSWERS)}, got {options.answers}")
-    least = {"decimals": 0, "top": 1, "limit": 1, "budget": 1, "noise": 0}
-    for name, low in least.items():
-        value = getattr(options, name)
-        if value is not None and not value >= low:
-            raise ValueError(f"expected operator.{name} of at least {low}, got {value}")
+    check_ranges(options)
     if rung == "gradients":
         changed = [name for name in ("decimals", "top", "claimed", "noise", "faces") if getattr(options, name)]
         if changed or options.answers != "scores":
