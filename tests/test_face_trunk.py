@@ -96,3 +96,18 @@ def test_several_networks_look_side_by_side(tensors):
     pooled = maps[1].mean((2, 3))
     torch.testing.assert_close(embeddings, pooled / pooled.norm(dim=1, keepdim=True))
     assert frozen_features.SeveralFeatures([flat]).look(images)[1] is None
+
+
+def test_photos_are_looked_at_once_and_generated_pictures_anew(tensors, monkeypatch):
+    features, calls = frozen_features.TrunkFeatures(FaceTrunk(tensors, (1, 3)), 32, embeds=True), []
+    see = frozen_features.TrunkFeatures.see
+    monkeypatch.setattr(frozen_features.TrunkFeatures, "see", lambda self, x: (calls.append(x), see(self, x))[1])
+    photos = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    made = (photos + 0.1).requires_grad_()
+    frozen_features.measure_distance(features, made, photos)
+    maps, _ = features.look(photos)
+    assert [one is photos for one in calls] == [True, False]
+    assert torch.equal(maps[0], features.look(photos.clone())[0][0])  # another tensor is looked at
+    features.look(made)[0][0].sum().backward()
+    features.look(made)[0][0].sum().backward()  # a graph is never used twice
+    assert len(calls) == 5

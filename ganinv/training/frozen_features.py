@@ -70,16 +70,26 @@ class TrunkFeatures:
 
     def __init__(self, trunk: MobileNetV2 | FaceTrunk, side: int = 0, *, embeds: bool = False):
         self.trunk, self.side, self.embeds = trunk, side, embeds  # 0: that of the pictures
+        self.last: tuple[torch.Tensor, list[torch.Tensor]] | None = None
 
     def look(self, images: torch.Tensor, each: Reader = as_it_is) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        """Returns the maps and the embeddings; see FrozenFeatures."""
+        """Returns the maps and the embeddings; see FrozenFeatures. The last photos are looked at once for all readers."""
+        if self.last and self.last[0] is images:
+            maps = self.last[1]
+        else:
+            maps = self.see(images)
+            if not maps[0].requires_grad:
+                self.last = images, maps
+        return [each(one) for one in maps], maps[-1].mean((2, 3)) if self.embeds else None
+
+    def see(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the trunk's maps of images in [-1,1]."""
         pictures = ((images + 1) / 2).contiguous(memory_format=torch.channels_last)
         if self.side and pictures.shape[3] != self.side:
             pictures = F.interpolate(pictures, size=self.side, mode="bilinear", align_corners=False)
         # depthwise convolutions of bfloat16 are slow on a CPU, backward above all
         with torch.autocast(images.device.type, enabled=False):
-            maps = self.trunk(pictures.float())
-        return [each(one) for one in maps], maps[-1].mean((2, 3)) if self.embeds else None
+            return self.trunk(pictures.float())
 
 
 class SeveralFeatures:
