@@ -112,7 +112,8 @@ def train(config: TrainGan, settings, photos, features, device, out: Path):
         images.save(images.grid(samples, 8), out / f"samples-{step:06d}.png", scale=2)
 
     print(f"{len(photos)} pictures of {len(photos.names)} people; samples in {out} every {settings.sample_every} steps")
-    with shown(config, settings.steps, "prior", out) as on_step:
+    # under a clock nobody knows how many steps there will be
+    with shown(config, 0 if config.minutes else settings.steps, "prior", out) as on_step:
         return train_gan(
             settings, photos, out, device=device, features=features, resume=config.resume,
             start=Path(config.start) if config.start else None, on_plan=tqdm.write, on_step=on_step, on_samples=on_samples,

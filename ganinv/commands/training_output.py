@@ -30,13 +30,16 @@ def register_output(world, role: str, weights: Path, *, sees_users: bool | None 
 
 @contextmanager
 def shown(config, steps: int, name: str, out: Path) -> Iterator[Callable[[dict], None]]:
-    """Gives a training's on_step, which moves a bar of tqdm and logs to Weights & Biases as config.wandb says."""
+    """Gives a training's on_step, which moves a bar of tqdm and logs to Weights & Biases as config.wandb says.
+
+    steps: in all; 0 where they are not known.
+    """
     from tqdm import tqdm
 
     from ganinv.reports import tracking
 
     with (
-        tqdm(total=steps, desc=name) as bar,
+        tqdm(total=steps or None, desc=name) as bar,
         tracking.track_training(config.wandb, dataclasses.asdict(config), out) as log,
     ):
 
