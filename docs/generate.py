@@ -18,7 +18,24 @@ from ganinv.worlds.world import find_world, list_worlds
 
 DOCS = Path(__file__).resolve().parent
 MARKED = re.compile(r"(<!-- written by generate\.py -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-HIDDEN = {"identities", "factors", "command", "data", "metrics", "role", "world", "training", "sha256", "frame", "kind"}
+HIDDEN = {  # keys of a card that have a line of their own, or are too long for one
+    *("role", "world", "kind", "identities", "factors", "frame"),
+    *("command", "data", "trained_on", "network_trained_on", "metrics", "training", "sha256"),
+}
+    "identities",
+    "factors",
+    "command",
+    "data",
+    "metrics",
+    "role",
+    "world",
+    "training",
+    "network_trained_on",
+    "sha256",
+    "frame",
+    "kind",
+    "trained_on",
+}
 TITLES = {
     "prior": "the prior: draws faces",
     "target": "the target: the recognizer under attack",
@@ -27,6 +44,7 @@ TITLES = {
     "verifier": "the judge that never met the users",
     "lpips_face": "the trunk of a perceptual distance",
     "factors": "the regressor of a rendered person's factors",
+    "mobilefacenet": "a recognizer that others trained and published: a judge",
 }
 USES = {
     "prior": "Attacks search its latent space. Controls are drawn from it.",
@@ -35,6 +53,7 @@ USES = {
     "judge": "To judge reconstructions of this world's users, and of nobody else.",
     "verifier": "To compare reconstructions with reference photos. It names nobody.",
     "lpips_face": "The distance `lpips_face` and the training of priors. Never to be compared with LPIPS.",
+    "mobilefacenet": "To judge reconstructions, or to be attacked. It never met the users of this world.",
     "factors": "To read the true factors off pictures of rendered people (`factor_recovery`).",
 }
 LIMITS = {
@@ -44,6 +63,7 @@ LIMITS = {
     "judge": "Trained here, briefly: it shares the data, and so perhaps the mistakes, of the target.",
     "verifier": "Trained here, briefly: easily satisfied. Published recognizers may contradict it.",
     "lpips_face": "No learned heads: the distance was never fitted to what people see.",
+    "mobilefacenet": "What it was trained on is only partly said; it may have met people whose photos are judged.",
     "factors": "Reads only factors that it can tell from a photo of an unseen person; the others are left out.",
 }
 
@@ -86,10 +106,10 @@ def write_model(world: str, role: str, card: Mapping) -> str:
         "kind": card.get("kind", ""),
         "trained on": "; ".join(say_data(card)) or "not said",
         "command": f"`{card.get('command', 'not said')}`",
-        **{name.replace("_", " "): say(value) for name, value in card.items() if name not in HIDDEN},
+        **flatten({name: value for name, value in card.items() if name not in HIDDEN}),
         "SHA-256": f"`{card['sha256']}`",
     }
-    people = (
+    people = "" if "licence" in card else (
         "Nobody on the photos that it learnt from exists."
         if exists
         else "It learnt from photographs of real people, from public research sets: for research alone."
@@ -108,8 +128,9 @@ def say_data(card: Mapping) -> Iterator[str]:
     """Yields in words which photos a network was trained on."""
     for name, data in card.get("data", {}).items():
         yield f"{name.replace('_', ' ')}: {data['words'] if isinstance(data, Mapping) else say(data)}"
-    if "network_trained_on" in card:
-        yield f"the network: {card['network_trained_on']}"
+    for name in ("trained_on", "network_trained_on"):
+        if name in card:
+            yield card[name]
 
 
 def flatten(values: Mapping, prefix: str = "") -> dict[str, str]:
