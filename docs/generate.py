@@ -22,20 +22,6 @@ HIDDEN = {  # keys of a card that have a line of their own, or are too long for 
     *("role", "world", "kind", "identities", "factors", "frame"),
     *("command", "data", "trained_on", "network_trained_on", "metrics", "training", "sha256"),
 }
-    "identities",
-    "factors",
-    "command",
-    "data",
-    "metrics",
-    "role",
-    "world",
-    "training",
-    "network_trained_on",
-    "sha256",
-    "frame",
-    "kind",
-    "trained_on",
-}
 TITLES = {
     "prior": "the prior: draws faces",
     "target": "the target: the recognizer under attack",
@@ -109,10 +95,14 @@ def write_model(world: str, role: str, card: Mapping) -> str:
         **flatten({name: value for name, value in card.items() if name not in HIDDEN}),
         "SHA-256": f"`{card['sha256']}`",
     }
-    people = "" if "licence" in card else (
-        "Nobody on the photos that it learnt from exists."
-        if exists
-        else "It learnt from photographs of real people, from public research sets: for research alone."
+    people = (
+        ""
+        if "licence" in card
+        else (
+            "Nobody on the photos that it learnt from exists."
+            if exists
+            else "It learnt from photographs of real people, from public research sets: for research alone."
+        )
     )
     lines = [f"# `{world}/{role}`", "", f"{TITLES.get(role, role).capitalize()} of the world `{world}`.", ""]
     lines += list_table(("", ""), facts)
