@@ -27,7 +27,7 @@ def read_json(path: str | Path, kind: object = dict, *, most: int = MOST_BYTES) 
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"expected a JSON file {path}, got {'something else' if path.exists() else 'none'}")
+        raise ValueError(f"expected JSON in {path}, got {'no regular file' if path.exists() else 'no such file'}")
     try:
         with open(path, "rb") as file:
             text = file.read(most + 1)

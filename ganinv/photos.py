@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ganinv import images
+from ganinv.json_data import read_json
 
 T = TypeVar("T")
 MANIFEST = "prepared.json"
@@ -152,7 +153,7 @@ def claim_folder(out: Path, settings: Mapping) -> None:
     """
     manifest = out / MANIFEST
     if manifest.is_file():
-        if json.loads(manifest.read_text()) != settings:
+        if read_json(manifest) != settings:
             raise ValueError(f"expected the settings and photos of {manifest}, got others; choose another --out")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

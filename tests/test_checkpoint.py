@@ -125,5 +125,5 @@ def test_json_that_is_none_is_one_printable_line(content, tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 def test_a_pipe_is_no_json_file(tmp_path):
     os.mkfifo(tmp_path / "a.json")
-    with pytest.raises(ValueError, match="expected a JSON file .*, got something else"):
+    with pytest.raises(ValueError, match="expected JSON in .*, got no regular file"):
         read_json(tmp_path / "a.json")

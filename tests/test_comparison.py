@@ -99,7 +99,7 @@ def test_no_run_is_refused():
 
 
 def test_the_table_says_what_is_absent_and_why(monkeypatch):
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+    monkeypatch.setenv("HOME", "/home/me")
     with_lpips = make_run("b", [0.25, 0.75], absent={"fid": "few"}, space="z")
     with_lpips.report["summary"]["lpips"] = {}
     for row in with_lpips.report["per_identity"]:

@@ -11,8 +11,9 @@ from ganinv.engine.files import encode, write_atomically
 from ganinv.judging.leak import SHOWN
 from ganinv.reports.assessment import describe_assessment
 from ganinv.reports.combined import AttackRow, combine_reports, write_combined
-from ganinv.reports.page import embed, read_json
+from ganinv.reports.page import embed
 from ganinv.reports.provenance import flat_entries
+from ganinv.reports.run_files import read_config, read_provenance
 
 MOST_SHOWN = 10  # pictures in a strip
 
@@ -23,7 +24,7 @@ def write_audit(out: Path, folders: Mapping[str, Path], reports: Mapping[str, Ma
     folders: attack's name -> its run folder; reports: attack's name -> its report. Raises: ValueError, see combine_reports.
     """
     rows = combine_reports(
-        reports, {name: read_json(folder / "config.json").get("access", "gradients") for name, folder in folders.items()}
+        reports, {name: read_config(folder).get("access", "gradients") for name, folder in folders.items()}
     )
     audit = {
         "verdict": write_combined(rows),
@@ -42,7 +43,7 @@ def render_audit(rows: list[AttackRow], folders: Mapping[str, Path], reports: Ma
     worst = rows[0].attack
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("audit.html").read_text(encoding="utf-8"))
-    config, provenance = (read_json(folders[worst] / name) for name in ("config.json", "provenance.json"))
+    config, provenance = read_config(folders[worst]), read_provenance(folders[worst])
     tried = [f"{row.attack}: see {folders[row.attack].name}/report.html" for row in rows]
     assessment = describe_assessment(reports[worst], flat_entries(config), provenance) | {"What was tried": tried}
     return template.render(

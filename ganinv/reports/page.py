@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from ganinv.reports.answers import name_control, write_heading
 from ganinv.reports.assessment import describe_assessment
 from ganinv.reports.provenance import flat_entries
 from ganinv.reports.report_file import name_method
+from ganinv.reports.run_files import read_config, read_provenance, read_steps
 
 CHART = (640, 220)  # px, of the curve of the target's score
 LONGEST_CURVE = 200  # points a curve; more are not seen at that width
@@ -56,7 +56,8 @@ def render_page(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor
     shown = {"number": show_number, "count": show_count, "entry": show_entry, "percent": show_percent, "rate": show_rate}
     environment.filters |= shown
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    config, provenance = (read_json(folder / name) for name in ("config.json", "provenance.json"))
+    config = read_config(folder) if (folder / "config.json").is_file() else {}
+    provenance = read_provenance(folder) if (folder / "provenance.json").is_file() else {}
     return template.render(
         report=report,
         intro=write_intro(report),
@@ -244,14 +245,3 @@ def encode_image(image: torch.Tensor) -> bytes:
     file = io.BytesIO()
     image_convention.to_pil(image).save(file, format="PNG")
     return file.getvalue()
-
-
-def read_json(file: Path) -> dict:
-    """Returns a JSON file of the run; {} where it is not there."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def read_steps(folder: Path) -> list[dict]:
-    """Returns the rows of steps.jsonl; none where it is not there."""
-    file = folder / "steps.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import torch
 
 import ganinv
 from ganinv.engine.files import clear_errors, plain
+from ganinv.reports.run_files import read_provenance
 from ganinv.weights.files import sha256_file
 
 PACKAGES = (
@@ -56,12 +56,7 @@ def find_differences(folder: str | Path, provenance: Mapping) -> list[str]:
 
     Raises: ValueError when the folder holds no readable provenance.json.
     """
-    file = Path(folder) / "provenance.json"
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"expected a provenance.json in {folder}, got none that can be read ({error})") from error
-    then, now = flat_entries(before), flat_entries(plain(provenance))
+    then, now = flat_entries(read_provenance(folder)), flat_entries(plain(provenance))
     names = [name for name in {**then, **now} if not name.startswith("argv")]
     return [
         f"{name}: {then.get(name, 'nothing')} then, {now.get(name, 'nothing')} now"

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from ganinv.json_data import NUMBER, WHOLE, find_mismatch, read_json
+from ganinv.reports.run_files import MOST_BYTES
+
 COST_KEYS = ("seconds", "images_evaluated", "gradient_queries", "score_queries")
+
+
+RATE = {"hits": NUMBER, "n": NUMBER, "share": NUMBER, "ci95": [NUMBER]}
+SHOWN = {"answer": str, "given_away": RATE, "nulls": [{"control": str, "given_away": RATE}], "p": (NUMBER, None)}
+SHAPE = {  # of what readers of a report look at beside the metrics; keys that came later may be missing
+    "identities": [WHOLE],
+    "cost": {"verdict_seconds?": (NUMBER, None)},
+    "absent": {"*": str},
+    "verdict?": [str],
+    "files?": {"*": str},
+    "controls?": {"*": {"*": {"mean": NUMBER}}},
+    "judges?": [dict],
+    "leak?": ({"absent": str}, SHOWN),
+    "selection?": {"answer?": str, "absent?": str},
+    "goal?": (str, None),
+}
 
 
 def name_method(report: Mapping, config: Mapping) -> str:
@@ -26,10 +44,7 @@ def read_report(path: str | Path) -> dict:
     file = path / "report.json" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"expected a finished run with a report.json, got {path}; run it again or leave it out")
-    try:
-        return check_report(json.loads(file.read_text(encoding="utf-8")), file)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"expected JSON in {file}, got {error}") from error
+    return check_report(read_json(file, object, most=MOST_BYTES), file)
 
 
 def check_report(report: object, file: str | Path) -> dict:
@@ -81,7 +96,7 @@ def find_problem(report: object) -> str | None:
         return f"no cost.{missing[0]}"
     if not all(isinstance(reason, str) and reason for reason in report["absent"].values()):
         return "a metric that is absent without a reason"
-    return None
+    return find_mismatch(report, SHAPE)
 
 
 def is_number(value: object) -> bool:

@@ -32,7 +32,7 @@ def list_numbers(report: Mapping) -> list[str]:
     spent = ""
     if cost["seconds"] is not None:
         spent = f"{cost['seconds']:.0f} s, {cost['images_evaluated']} images through the target, "
-    ends.append(f"{spent}{cost['verdict_seconds']:.0f} s for the verdict")
+    ends.append(f"{spent}{cost.get('verdict_seconds') or 0:.0f} s for the verdict")
     names = [name for name, metric in CATALOGUE.items() if metric.printed and name in report["summary"]]
     return [describe_metric(name, report["summary"][name]) for name in names[: MOST_LINES - len(ends)]] + ends
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
 from ganinv.engine.files import plain
+from ganinv.json_data import NUMBER, WHOLE, read_json
 from ganinv.weights.quoting import first_line
 
 
@@ -60,18 +60,24 @@ def read_run_config(config, defaults):
     typed = {option: given[option] for option in changed & set(CODE)}
     if changed - set(FREE[name]):
         raise ValueError(f"expected no other options beside --{name.replace('_', '-')}, got some; leave them out")
-    file = Path(place) / "config.json"
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"expected a run folder with a config.json, got {place} ({error})") from error
+    if not (Path(place) / "config.json").is_file():
+        raise ValueError(f"expected a run folder with a config.json, got {place}")
+    stored = read_json(Path(place) / "config.json", {f"{option}?": find_kind(value) for option, value in usual.items()})
     # a run of an earlier version lacks the options that came later
-    if not isinstance(stored, dict) or not {"space", "identities"} <= set(stored) <= set(usual):
+    if not {"space", "identities"} <= set(stored) <= set(usual):
         raise ValueError(f"expected a run of this script and version in {place}, got another; see its config.json")
     check_typed(stored, typed, place)
     config = cli.override(defaults, stored)
     own = {"out": place} if name == "resume" else {"out": ""} | {option: given[option] for option in changed - set(CODE)}
     return dataclasses.replace(config, run=dataclasses.replace(config.run, **own, **{name: place}))
+
+
+def find_kind(value: object) -> object:
+    """Returns the kind, see json_data.find_mismatch, of an option whose default is a value."""
+    if dataclasses.is_dataclass(value):
+        return {f"{field.name}?": find_kind(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    kinds = {bool: bool, int: WHOLE, float: NUMBER, str: str, tuple: [NUMBER], type(None): (NUMBER, None)}
+    return kinds[type(value)]
 
 
 def name_code(settings: Mapping) -> dict[str, list[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from ganinv.ranges import check_ranges
 from ganinv.recognizers.checks import check_recognizer
 from ganinv.reports.provenance import describe_provenance, find_differences
 from ganinv.reports.report_file import read_report
+from ganinv.reports.run_files import read_provenance
 from ganinv.reports.run_folder import RunFolder, new_folder
 from ganinv.reports.terminal import print_report
 from ganinv.reports.tracking import MODES, Tracker, is_sweep
@@ -268,11 +268,7 @@ def choose_forms(job: Job, target) -> Choice:
 
 def read_choice(options: RunOptions) -> Choice:
     """Returns the forms that the run which is resumed or repeated took. Raises: ValueError when it does not say them."""
-    file = Path(options.resume or options.from_run) / "provenance.json"
-    try:
-        return Choice.recall(json.loads(file.read_text(encoding="utf-8")).get("precision"))
-    except (OSError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"expected a provenance.json in {file.parent}, got none that can be read ({error})") from error
+    return Choice.recall(read_provenance(options.resume or options.from_run).get("precision"))
 
 
 # ---- the verdict

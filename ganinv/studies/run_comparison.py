@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,8 +20,8 @@ from ganinv.reports.comparison_table import (
     format_economy,
     format_table,
 )
-from ganinv.reports.page import read_steps
 from ganinv.reports.report_file import read_report
+from ganinv.reports.run_files import read_config, read_provenance, read_steps
 from ganinv.worlds.world import find_world, render_references
 
 
@@ -93,19 +92,7 @@ def find_runs(places: Iterable[str]) -> list[Path]:
 
 def read_run(folder: Path):
     """Returns a Run. Raises: ValueError when one of its three JSON files is missing or broken."""
-    report = read_report(folder)
-    return Run(folder, report, *(read_object(folder / name) for name in ("config.json", "provenance.json")))
-
-
-def read_object(file: Path) -> dict:
-    """Returns the object of a JSON file. Raises: ValueError naming the file."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"expected a JSON object in {file}, got {error}; run again or leave the run out") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object in {file}, got a {type(value).__name__}; leave the run out")
-    return value
+    return Run(folder, read_report(folder), read_config(folder), read_provenance(folder))
 
 
 def read_picture(folder: Path, user: int):

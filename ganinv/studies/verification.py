@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,11 +12,14 @@ from ganinv.judging.protocol import JudgingAssets, judge_pictures
 from ganinv.photos import hash_photos
 from ganinv.reports.provenance import describe_provenance, find_differences
 from ganinv.reports.report_file import read_report
+from ganinv.reports.run_files import read_config
 from ganinv.studies.attack_options import check_typed, name_code
 from ganinv.weights.files import read_tensors, sha256_file
+from ganinv.weights.quoting import first_line
 from ganinv.weights.specs import hash_code
 from ganinv.worlds.assets import load_assets
 
+MOST_KEPT = 10_000  # per user, as ranges.py has it
 PICTURE_TOLERANCE = 2  # of 255 levels: another machine rounds differently
 METRIC_TOLERANCE = 5e-3  # of a metric, relative above 1
 
@@ -37,20 +39,29 @@ def check_run(
     folder, device = Path(run), cli.choose_device(device)
     report = read_report(folder)
     try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = read_config(folder)
         identities = cli.parse_identities(settings["identities"])
         specs = {name: settings.get(name, "") for name in ("generator", "target", "gallery", "classes")}
         specs["threshold"] = settings.get("threshold")
         specs["judges"] = [name for name in settings.get("judge", "").split(",") if name]
         photos, space, keep = photos or settings["photos"], settings["space"], settings["keep"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not 1 <= keep <= MOST_KEPT:
+            raise ValueError(f"it keeps {keep} pictures")
+    except (ValueError, KeyError) as error:
         raise ValueError(f"expected a run's config.json in {folder}, got none that can be read ({error})") from error
     check_typed(settings, typed, run)
 
-    for name, digest in report.get("files", {}).items():
+    wanted = ["latents.safetensors", *(f"images/{identity}_{k}.png" for identity in identities for k in range(keep))]
+    said = report.get("files", {})
+    yield (
+        "list of files",
+        "" if said.keys() >= set(wanted) else f"expected {len(wanted)} files in report.json, got {len(said)}",
+    )
+    for name, digest in said.items():
         file = folder / name
-        got = sha256_file(file)[:12] if file.is_file() else "no file"
-        yield name, "" if digest.startswith(got) else f"expected SHA-256 {digest[:12]}..., got {got}"
+        inside = file.resolve().is_relative_to(folder.resolve())
+        got = sha256_file(file) if inside and file.is_file() else "no file"
+        yield first_line(name), "" if digest == got else f"expected SHA-256 {first_line(digest)[:12]}..., got {got[:12]}"
 
     assets = load_assets(
         report["world"], device=device, photos=photos, prior=space != "pixels", identities=identities, **specs
@@ -65,6 +76,8 @@ def check_run(
     yield ", ".join(checked), "; ".join(differences)
 
     latents, _ = read_tensors(folder / "latents.safetensors")
+    if not latents or {len(rows) if rows.ndim else 0 for rows in latents.values()} != {len(identities) * keep}:
+        raise ValueError(f"expected {len(identities) * keep} rows of latents in {folder}, got others; make the run again")
     with torch.no_grad():
         made = torch.cat([render(space, assets.generator, part, settings["psi"]) for part in split_rows(latents, device)])
     files = [folder / "images" / f"{identity}_{k}.png" for identity in identities for k in range(keep)]

@@ -122,7 +122,7 @@ def hash_code(spec: str) -> dict[str, str] | None:
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] != "ganinv" and (source := getattr(module, "__file__", None)):
             source = Path(source).resolve()
-            if source.is_relative_to(file.parent) and "site-packages" not in source.parts and source.suffix == ".py":
+            if source.is_relative_to(file.parent) and "site-packages" not in source.parts and source.is_file():
                 sources.add(source)
     digest = hashlib.sha256()
     for source in sorted(sources):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 
 from ganinv import images
 from ganinv.engine.progress import open_bar
+from ganinv.json_data import NUMBER, WHOLE, read_json
 from ganinv.photos import MANIFEST, Photos, choose_photos
 from ganinv.rendered.photos import make_photos, name_person
 
@@ -110,9 +110,9 @@ def open_photos(folder: str | Path, resolution: int) -> Path | None:
         return None
     file = Path(folder) / MANIFEST
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = read_json(file, {"shift": NUMBER, "resolution": WHOLE})
         got = settings["shift"], settings["resolution"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"expected a folder made by prepare_people.py, got {folder} ({error})") from error
     if got != (0, resolution):
         raise ValueError(

@@ -17,6 +17,7 @@ from ganinv.attack.invert import invert
 from ganinv.engine.checkpoint import drop_state
 from ganinv.engine.files import clear_errors, write_atomically
 from ganinv.engine.progress import open_bar
+from ganinv.json_data import read_json
 from ganinv.judging.verdict import evaluate
 from ganinv.recognizers.loading import load_recognizer, save_recognizer
 from ganinv.reports.comparison_figures import encode_png
@@ -71,9 +72,9 @@ def run_study(config) -> None:
 def read_record(path: Path) -> dict:
     """Returns a cell's record. Raises: ValueError for a broken file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"expected the record of a cell in {path}, got {error}; remove it, and it is made again") from error
+        return read_json(path, {"cell": dict, "methods": {"*": dict}})
+    except ValueError as error:
+        raise ValueError(f"expected the record of a cell in {path}; remove it, and it is made again ({error})") from error
 
 
 def make_cell(config, cell, folder: Path, assets, cache) -> dict:

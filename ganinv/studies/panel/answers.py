@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ganinv.json_data import find_mismatch
 from ganinv.reports.report_file import is_number
 from ganinv.studies.panel.page import KEY_FORMAT
 from ganinv.studies.panel.trials import CHOICES
@@ -27,7 +28,7 @@ def check_key(key: object, file: str | Path) -> dict:
     """Returns a key unchanged. Raises: ValueError when it is none."""
     items = key.get("items") if isinstance(key, dict) and key.get("format") == KEY_FORMAT else None
     kinds = {"kind": str, "condition": str, "user": int, "answer": str, "people": list}
-    if not isinstance(items, dict) or not items or not all(
+    if not isinstance(items, dict) or not items or not isinstance(key.get("panel"), str) or not all(
         isinstance(item, dict) and all(isinstance(item.get(name), kind) for name, kind in kinds.items())
         for item in items.values()
     ):  # fmt: skip
@@ -57,9 +58,9 @@ def find_problem(data: object, key: Mapping) -> str | None:
     if not isinstance(data.get("rater"), str) or not data["rater"].strip():
         return "no rater's name"
     rows = data.get("answers")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if find_mismatch(rows, [{"item": str}]):
         return "no list of answers"
-    given = Counter(str(row.get("item")) for row in rows)
+    given = Counter(row["item"] for row in rows)
     for name, items in (
         ("unknown items", given.keys() - key["items"].keys()),
         ("no answer to items", key["items"].keys() - given.keys()),

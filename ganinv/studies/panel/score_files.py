@@ -6,10 +6,13 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from ganinv import json_data
 from ganinv.engine.files import clear_errors, write_atomically
 from ganinv.studies.panel.answers import check_answers, check_key, check_raters
 from ganinv.studies.panel.score_table import format_score
 from ganinv.studies.panel.scoring import score_panel
+
+MOST_BYTES = 1 << 26  # a key lists every item
 
 
 def write_files(contents: Mapping[Path, str]) -> None:
@@ -40,7 +43,4 @@ def score_answers(config) -> None:
 
 def read_json(file: str | Path) -> object:
     """Returns what a JSON file holds. Raises: ValueError naming it."""
-    try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"expected JSON in {file}, got {error}; ask for the file again") from error
+    return json_data.read_json(file, object, most=MOST_BYTES)

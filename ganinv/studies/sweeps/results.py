@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+from ganinv.json_data import NUMBER, find_mismatch, parse_json, read_json
 from ganinv.reports.markdown import format_rows
 from ganinv.studies.sweeps.sweep_file import Sweep, find_distribution, split_metric
 
@@ -66,10 +66,11 @@ def read_scores(folder: Path, key: str) -> list[float]:
     values = []
     for line in lines:
         try:
-            value = json.loads(line).get(key)
+            row = parse_json(line)
         except ValueError:  # the program's own file is data to us
             continue
-        if isinstance(value, int | float) and math.isfinite(value):
+        value = row.get(key) if isinstance(row, dict) else None
+        if find_mismatch(value, NUMBER) is None:
             values.append(float(value))
     return values
 
@@ -77,7 +78,7 @@ def read_scores(folder: Path, key: str) -> list[float]:
 def read_defaults(folder: Path, names: Sequence[str]) -> dict[str, object]:
     """Returns the options of names that a run folder's config.json tells; {} where it tells not all."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         values = {}
         for name in names:
             found = config
@@ -85,7 +86,7 @@ def read_defaults(folder: Path, names: Sequence[str]) -> dict[str, object]:
                 found = found[part]
             values[name] = found
         return values
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 

@@ -20,6 +20,7 @@ from ganinv import cli
 from ganinv.engine.files import clear_errors, write_atomically
 from ganinv.engine.progress import open_bar
 from ganinv.interfaces import FaultError
+from ganinv.json_data import NUMBER, WHOLE, find_mismatch, parse_json
 from ganinv.reports.comparison_figures import encode_png
 from ganinv.studies.sweeps.results import (
     Trial,
@@ -36,6 +37,16 @@ from ganinv.studies.sweeps.sweep_file import OURS, Sweep, expand_command, find_w
 from ganinv.studies.sweeps.trial import Child, find_program, read_extra, read_last_line, runs_still
 
 POLL_S = 0.2  # between two looks at the processes
+
+TRIAL = {
+    "number": WHOLE,
+    "state": str,
+    "values": dict,
+    "metric": (NUMBER, None),
+    "seconds": NUMBER,
+    "line": str,
+    "pid": WHOLE,
+}
 
 
 def run_sweep(config) -> list[Trial]:
@@ -114,7 +125,9 @@ class Runner:
         with contextlib.suppress(FileNotFoundError):
             for line in (self.out / "trials.jsonl").read_text(encoding="utf-8").splitlines():
                 with contextlib.suppress(ValueError, TypeError):  # a line that was cut off while it was written
-                    trial = Trial(**json.loads(line))
+                    trial = Trial(**parse_json(line))
+                    if find_mismatch(dataclasses.asdict(trial), TRIAL):
+                        continue
                     records[trial.number] = trial
         for trial in records.values():
             if trial.state == "running" and runs_still(trial.pid, self.folder(trial.number)):
