@@ -60,6 +60,7 @@ copybutton_prompt_text = "$ "
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
+smartquotes = False  # the API quotes code
 autodoc_typehints = "none"  # they stand in the signature
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
@@ -121,7 +122,12 @@ def extend_page(app, name: str, source: list[str]) -> None:
 
 
 def quote_docstring(app, what, name, thing, options, lines: list[str]) -> None:
-    """Makes reStructuredText of docstrings that are plain text: nothing in them is markup but `code` and doctests."""
+    """Makes reStructuredText of docstrings that are plain text: nothing in them is markup but `code` and doctests.
+
+    A line that begins with a parameter's name and a colon, or with Raises: or Source:, begins a paragraph.
+    """
+    called = thing.__init__ if inspect.isclass(thing) else thing
+    known = {*(inspect.signature(called).parameters if callable(called) else ()), "Raises", "Source"}
     quoted, fenced = [], False
     for line in lines:
         stripped = line.strip()
@@ -132,7 +138,10 @@ def quote_docstring(app, what, name, thing, options, lines: list[str]) -> None:
             line = re.sub(r"([*|\\])", r"\\\1", line)
             line = re.sub(r"(\w)_(?=\W|$)", r"\1\\_", line)
             line = re.sub(r"`([^`]+)`", r"``\1``", line)
-            line = re.sub(r"^(\s*)Raises:", r"\1**Raises**:", line)
+            head = re.match(r"(\w+(?:, \w+)*)((?: \[[^\]]*\])*:)", line)
+            if head and set(head[1].split(", ")) <= known:
+                quoted.append("")
+                line = f"**{head[1]}**{line[head.end(1) :]}"
         quoted.append(line)
     lines[:] = quoted
 

@@ -14,7 +14,7 @@ from ganinv.weights.specs import call_factory, freeze, split_spec
 
 
 def load_generator(spec: str, device: torch.device | str = "cpu") -> Generator:
-    """Returns the frozen prior of a spec: a checkpoint, a folder of stylegan2-pytorch's, or code; see load_prior.
+    """Returns the frozen prior of a spec: a checkpoint, a folder of stylegan2-pytorch's, or code.
 
     "people", where no file of that name lies, is the renderer of the synthetic world: the prior that knows everyone;
     "digiface" the published DCGAN of rendered people, from its package.
