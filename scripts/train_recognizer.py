@@ -1,11 +1,10 @@
 """Train a recognizer of a world: target, judge, verifier or lpips_face.
 
-    python scripts/train_recognizer.py --world=lfw --role=target
+    python scripts/train_recognizer.py --world=synthetic --role=target --users=gallery
 
-writes state, log and target.safetensors with its card (what it was trained on, what it can do) into runs/lfw-target. An
-interrupted training goes on with the same command and --resume, and ends in the same bits.
-
-Time: 0.75 s a step of ResNet-18, 20 minutes for the target, on one CPU core; ResNet-34 takes twice that.
+writes state, log and target.safetensors with its card (what it was trained on, what it can do) into runs/synthetic-target.
+An interrupted training goes on with the same command and --resume, and ends in the same bits. It says after three steps how
+long it takes: 22 minutes for the target, 20 for judge and verifier, on one core of a server's CPU.
 """
 
 from ganinv.commands.train_recognizer import main

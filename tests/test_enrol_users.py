@@ -10,10 +10,13 @@ import torch
 from ganinv.commands import enrol_users
 from ganinv.metrics import faces
 from ganinv.photos import list_people, select_people, split_photos
+from ganinv.recognizers.cosine import CosineRecognizer
+from ganinv.recognizers.gallery import compare
+from ganinv.recognizers.loading import save_recognizer
 from ganinv.training.recipes import HELD_OUT
-from ganinv.weights.cards import read_card
+from ganinv.weights.cards import describe_photos, read_card
 from ganinv.worlds.assets import load_assets
-from ganinv.worlds.world import load_world
+from ganinv.worlds.world import World, load_public, load_world
 from tests.tiny_world import run_main, write_people
 
 USERS = 3
@@ -46,6 +49,34 @@ def test_a_world_is_made_of_templates_thresholds_and_references_and_no_photo(tmp
 
     own = load_assets("worlds/mine", device=torch.device("cpu"), target="dlib", gallery="photos/users", prior=False)
     assert [judge.name for judge in own.judges] == ["sface"] and own.target.num_identities == USERS
+
+
+def test_users_are_enrolled_in_a_network_that_was_trained_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(faces, "detect_faces", lambda images: torch.ones(len(images)))
+    write_people(Path("photos/private"), USERS, photos=5)
+    write_people(Path("photos/public"), 900, photos=1, prefix="n")
+    torch.manual_seed(0)
+    for name in ("target", "judge"):
+        model = CosineRecognizer("squeezenet1_1", num_identities=0, embedding_dim=8, input_size=32).eval()
+        save_recognizer(model, f"{name}.safetensors", {"data": {"public": describe_photos(7, 7)}})
+    World(tmp_path / "mine", resolution=32).register("judge", "judge.safetensors", sees_users=False)
+    flags = ("--photos=photos", "--world=mine", "--network=target.safetensors", "--judges=", "--device=cpu")
+    assert run_main(monkeypatch, enrol_users, *flags) == 0
+
+    world = load_world("mine")
+    assert world.identities == ("p00", "p01", "p02") and [judge.name for judge in world.judges] == ["judge"]
+    strangers = load_public(world, "photos", HELD_OUT, progress=False).images()
+    similarity = compare(*[world.load("target.safetensors")(strangers).embeddings] * 2, "cosine")
+    pairs = similarity[tuple(torch.triu_indices(*similarity.shape, 1))]
+    assert 0 < (pairs > world.target.threshold).double().mean() <= 1e-3
+    assert read_card("mine/gallery.safetensors")["network_trained_on"] == "7 photos of 7 people"
+
+    write_people(Path("few/private"), USERS, photos=5)
+    write_people(Path("few/public"), 30, photos=1, prefix="n")
+    capsys.readouterr()
+    assert run_main(monkeypatch, enrol_users, flags[0].replace("photos=photos", "photos=few"), *flags[1:]) == 2
+    assert "expected 142 held-out people or more in few" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def test_a_width_scales_the_stages_of_a_resnet():
     assert count_parameters("resnet18-1") == count_parameters("resnet18")
     assert count_parameters("resnet34-1.0") == count_parameters("resnet34")
     assert 0.24 < count_parameters("resnet18-0.5") / count_parameters("resnet18") < 0.27  # squared, but for the stem
+    assert build_backbone("vgg_patches", 8)(torch.zeros(2, 3, 64, 64)).shape == (2, 8)
     for wrong in ("resnet18-0", "resnet18-0.01", "resnet18-999", "resnet18-x", "resnet50-2", "cubic"):
         with pytest.raises(ValueError, match="^expected a (width|torchvision classifier)"):
             build_backbone(wrong, 8)
@@ -89,6 +90,22 @@ def test_verification_of_perfect_and_of_useless_embeddings():
     assert perfect == {"auc": 1.0, "accept_at_far_1e-2": 1.0, "genuine_similarity": 1.0, "impostor_similarity": 0.0}
     swapped = verification(torch.stack([EAST, NORTH, EAST, NORTH]), person)
     assert swapped["auc"] < 0.5 and swapped["accept_at_far_1e-2"] == 0.0
+
+
+def test_verification_is_that_of_the_pairs_one_by_one():
+    person = torch.arange(40).repeat_interleave(2)
+    generator = torch.Generator().manual_seed(0)
+    people = torch.randn(40, 8, generator=generator).repeat_interleave(2, 0)
+    embeddings = torch.nn.functional.normalize(people + 0.5 * torch.randn(80, 8, generator=generator), dim=1)
+    found = verification(embeddings, person)
+    pairs = [(one, two) for one in range(80) for two in range(one + 1, 80)]
+    values = {pair: (embeddings[pair[0]] @ embeddings[pair[1]]).item() for pair in pairs}
+    impostors = sorted((value for (one, two), value in values.items() if person[one] != person[two]), reverse=True)
+    genuine = [values[2 * index, 2 * index + 1] for index in range(40)]
+    assert len(impostors) == 3120 and "accept_at_far_1e-4" not in found  # less than one pair
+    for rate, passing in (("1e-2", 31), ("1e-3", 3)):
+        expected = sum(value > impostors[passing - 1] for value in genuine) / 40
+        assert found[f"accept_at_far_{rate}"] == pytest.approx(expected) and 0.1 < expected < 1
 
 
 def test_pairs_are_of_one_person():

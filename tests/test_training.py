@@ -418,9 +418,21 @@ def test_train_recognizer_writes_a_target_with_its_card(world, monkeypatch, caps
     assert "users" not in read_card("verifier/verifier.safetensors")["data"]
 
 
+def test_train_recognizer_trains_networks_to_enrol_in(world, monkeypatch, capsys):
+    words = [*COMMON, "--role=judge", "--users=gallery", "--architecture=squeezenet1_1", "--out=judge"]
+    assert run_main(monkeypatch, recognizer_command, *words) == 0
+    card = read_card("judge/judge.safetensors")
+    assert card["data"].keys() == {"public"} and card["data"]["public"]["hash_range"] == [0.27, 0.54]
+    assert card["metrics"].keys() == {"unseen_people"} and card["training"]["seed"] == 22
+    assert load_recognizer("judge/judge.safetensors", "cpu").num_identities is None
+    assert [(entry.name, entry.sees_users) for entry in find_world(NAME).judge_entries] == [("judge", False)]
+    assert "0 steps take about 1 s, until" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "command, words, message",
     [
+        (recognizer_command, ["--users=all"], "expected --users among classes, gallery, got all"),
         (recognizer_command, ["--role=jury"], "expected a role among target, judge"),
         (recognizer_command, ["--architecture=resnet19"], "expected a torchvision classifier such as resnet18"),
         (recognizer_command, ["--photos=nowhere"], "nowhere"),
@@ -446,8 +458,13 @@ def test_no_recipe_lets_a_judge_of_strangers_meet_the_users():
     sees = {role for role, recipe in recipes.RECIPES.items() if recipe.sees_users}
     assert sees == {"target", "judge"}
     assert all(recipe.public[1] <= recipes.HELD_OUT[0] for recipe in recipes.RECIPES.values())
-    seeds = [recipe.training.seed for recipe in recipes.RECIPES.values()]
-    assert len(set(seeds)) == len(seeds)
+    every = [*recipes.RECIPES.values(), *recipes.ENROLLING.values()]
+    assert len({recipe.training.seed for recipe in every}) == len(every)
+    # of networks to enrol in, none has met the users, and no two the same person; they are of three architectures
+    assert not any(recipe.sees_users for recipe in recipes.ENROLLING.values())
+    shares = sorted(recipe.public for recipe in recipes.ENROLLING.values())
+    assert all(one[1] <= two[0] for one, two in itertools.pairwise([*shares, recipes.HELD_OUT]))
+    assert len({recipe.training.architecture for recipe in recipes.ENROLLING.values()}) == len(recipes.ENROLLING)
 
 
 def test_a_rare_long_gradient_is_shortened_and_one_that_is_not_finite_ends_the_training():

@@ -39,7 +39,7 @@ def run(config: EmbedReferences) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     References.from_photos(photos, judges, device).save(out)
     # the average of thousands of people is nobody: a start for the white-box pixel attack
-    mean = load_public(world, folder, (0.0, HELD_OUT[0])).images().mean(0)
+    mean = load_public(world, folder, (0.0, HELD_OUT[0]), most=5000).images().mean(0)
     images.save(mean, out.parent / "public_mean.png")
     if not config.out:
         world = world.register("references", out).register("public_mean", out.parent / "public_mean.png")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ganinv import cli
 
+OPERATING_RATE = 1e-3  # of false matches, at which a network of one's own accepts
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnrolUsers:
@@ -18,8 +20,8 @@ class EnrolUsers:
 
     world: str = ""  # a folder: a new one, or a world whose target, judges and references these become
     photos: str = ""  # folder with users/ and public/, one sub-folder per person
-    network: str = "dlib"  # dlib | sface | mobilefacenet: the target, in which users are enrolled
-    judges: str = "sface,mobilefacenet,dlib"  # published networks that judge; the target's own judges other targets
+    network: str = "dlib"  # dlib | sface | mobilefacenet | NAME.safetensors, of train_recognizer.py: where users are enrolled
+    judges: str = "sface,mobilefacenet,dlib"  # published networks that judge, but for the target; "": the world's own
     resolution: int = 64  # of the world's pictures, where it is new
     grey: bool = False  # its photos are greyscale, where it is new
     device: str = "auto"  # auto | cpu | cuda
@@ -32,13 +34,14 @@ def run(config: EnrolUsers) -> None:
     from ganinv.recognizers.adapters import PUBLISHED
     from ganinv.recognizers.gallery import Gallery
     from ganinv.recognizers.published.frame import WORLD
-    from ganinv.weights.cards import describe_photos
+    from ganinv.weights.cards import describe_photos, read_card, read_photos
     from ganinv.worlds.world import open_world
 
     if not config.world or not config.photos:
         raise ValueError("expected --world=FOLDER and --photos=FOLDER, got one or none of them")
     judges = [name.strip() for name in config.judges.split(",") if name.strip()]
-    for name in (config.network, *judges):
+    is_file = config.network.endswith(".safetensors")
+    for name in (*judges, *(() if is_file else (config.network,))):
         if name not in PUBLISHED:
             raise ValueError(f"expected a network among {', '.join(PUBLISHED)}, got {name}")
     world = open_world(config.world)
@@ -48,14 +51,15 @@ def run(config: EnrolUsers) -> None:
     world = dataclasses.replace(world, device=cli.choose_device(config.device))
     people = list_people(Path(config.photos) / world.users)
     network = world.load(config.network)
-    target = network.enroll(people, split="train")
+    target = network.enroll(people, split="train", threshold=measure_threshold(world, network, config) if is_file else None)
     gallery = Gallery(target.names, target.templates.cpu(), target.metric, target.threshold, target.scale, target.num_photos)
+    trained = read_photos(read_card(config.network), "public").get("words", "") if is_file else network.facts.training
     card = {
         "role": "gallery",
         "command": cli.name_command("enrol_users"),
-        "network": config.network,
+        "network": "target.safetensors" if is_file else config.network,
         "data": {"users": describe_photos(gallery.photos, len(people), split="train")},
-        "network_trained_on": network.facts.training,
+        "network_trained_on": trained,
     }
     world.folder.mkdir(parents=True, exist_ok=True)
     gallery.save(world.folder / "gallery.safetensors", card)
@@ -65,6 +69,23 @@ def run(config: EnrolUsers) -> None:
     print(f"{world.folder}: {len(people)} users enrolled in {config.network}, scale {gallery.scale:g}")
     told = embed_references.EmbedReferences(world=str(world.folder), photos=config.photos, device=config.device)
     embed_references.run(told)
+
+
+def measure_threshold(world, network, config: EnrolUsers) -> float:
+    """Returns the cosine that one in a thousand pairs of held-out strangers passes, the operator's threshold.
+
+    Raises: ValueError where there are too few of them.
+    """
+    from ganinv.training.recipes import HELD_OUT
+    from ganinv.worlds.references import Judge
+    from ganinv.worlds.thresholds import measure_thresholds
+    from ganinv.worlds.world import load_public
+
+    strangers = load_public(world, config.photos, HELD_OUT)
+    found, pairs = measure_thresholds(Judge("target", network, sees_users=False), strangers)
+    if OPERATING_RATE not in found:
+        raise ValueError(f"expected 142 held-out people or more in {config.photos}, got {pairs} pairs of them; add people")
+    return found[OPERATING_RATE]
 
 
 def main() -> None:

@@ -20,6 +20,9 @@ class TrainRecognizer:
     """
 
     role: str = "target"  # target | judge | verifier | lpips_face | critic
+    users: str = (
+        "classes"  # classes: users are among a target's and a judge's | gallery: they are enrolled, by enrol_users.py
+    )
     world: str = "synthetic"  # name or folder; a folder of your own gets the weights too
     photos: str = ""  # "": data/<world>; folder with private/ and public/, one sub-folder per person
     out: str = ""  # folder of state, log and weights; "": runs/<world>-<role>
@@ -34,15 +37,20 @@ class TrainRecognizer:
 
 def run(config: TrainRecognizer) -> None:
     """Trains, measures what the weights that are kept can do, and writes weights and card."""
+    from tqdm import tqdm
+
     from ganinv.photos import list_people, load_photos
     from ganinv.recognizers.loading import load_recognizer, save_recognizer
     from ganinv.training import recognizer as training
-    from ganinv.training.recipes import HELD_OUT, PHOTOS_PER_USER, RECIPES
+    from ganinv.training.recipes import HELD_OUT, MEASURED, PHOTOS_PER_USER, USERS
     from ganinv.worlds.world import load_public, open_world
 
-    if config.role not in RECIPES:
-        raise ValueError(f"expected a role among {', '.join(RECIPES)}, got {config.role}")
-    recipe, world = RECIPES[config.role], open_world(config.world)
+    if config.users not in USERS:
+        raise ValueError(f"expected --users among {', '.join(USERS)}, got {config.users}")
+    recipes = USERS[config.users]
+    if config.role not in recipes:
+        raise ValueError(f"expected a role among {', '.join(recipes)}, got {config.role}")
+    recipe, world = recipes[config.role], open_world(config.world)
     photos = config.photos or f"data/{world.name}"
     device = cli.choose_device(config.device)
     changes = {"precision": cli.choose_training_precision(config.precision, device)}
@@ -58,7 +66,9 @@ def run(config: TrainRecognizer) -> None:
     users = load_photos(people, world.resolution, split="train", most=PHOTOS_PER_USER) if people else None
     public = load_public(world, photos, recipe.public)
     with shown(config, settings.steps, config.role, out) as on_step:
-        model = training.train_recognizer(settings, users, public, out, device=device, resume=config.resume, on_step=on_step)
+        model = training.train_recognizer(
+            settings, users, public, out, device=device, resume=config.resume, on_step=on_step, on_plan=tqdm.write
+        )
     model.mirror = recipe.mirror
     card = {
         "role": config.role,
@@ -72,8 +82,10 @@ def run(config: TrainRecognizer) -> None:
     }
     save_recognizer(model, weights, card)
     model = load_recognizer(str(weights), device)  # measured as it is kept, rounded
-    held_out = load_public(world, photos, HELD_OUT)
-    card["metrics"]["unseen_people"] = training.verification(training.embed_photos(model, held_out), held_out.person)
+    held_out = load_public(world, photos, HELD_OUT, most=MEASURED)
+    told = {"photos": len(held_out), "people": len(held_out.names)}
+    embeddings = training.embed_photos(model, held_out)
+    card["metrics"]["unseen_people"] = told | training.verification(embeddings, held_out.person)
     if people:
         test = load_photos(people, world.resolution, split="test")
         card["metrics"]["users_top1"] = training.top1(model, test)

@@ -17,6 +17,8 @@ from ganinv.recognizers.gallery import Enrollable
 
 # VGG-11 (Simonyan and Zisserman 2015, configuration A) at half its width: channels, "M" for a pooling by two
 VGG_TRUNK = [32, "M", 64, "M", 128, 128, "M", 256, 256, "M", 512, 512]
+# the same of patches of 4x4 pixels: wide maps of few channels cost a CPU most, and say least
+PATCH, PATCH_TRUNK = 4, [64, 64, "M", 128, 128, 128, "M", 256, 256, 256, "M", 512]
 HIDDEN = 512  # units of the hidden layer of "mlp"
 WIDEST = 4.0  # of a narrowed or widened ResNet: a card must not ask for any amount of memory
 
@@ -66,9 +68,10 @@ def build_backbone(architecture: str, embedding_dim: int, input_size: int = 64) 
     """Returns a randomly initialised network: images [N,3,S,S] -> features [N,embedding_dim].
 
     architecture: any torchvision classifier constructor that takes `num_classes`; "alexnet_trunk" or "vgg_trunk", the
-    convolutions of AlexNet or of a narrow VGG-11 with a pooled linear embedding; "resnet18-0.5", a ResNet-18 or 34 whose
-    stages have so many times the channels; "mlp", one hidden layer; "linear", an affine map of the pixels: with the head of
-    CosineRecognizer a linear softmax, up to the unit norm. The last two alone need S, input_size.
+    convolutions of AlexNet or of a narrow VGG-11 with a pooled linear embedding; "vgg_patches", the same of a VGG of patches
+    of 4x4 pixels; "resnet18-0.5", a ResNet-18 or 34 whose stages have so many times the channels; "mlp", one hidden layer;
+    "linear", an affine map of the pixels: with the head of CosineRecognizer a linear softmax, up to the unit norm. The last
+    two alone need S, input_size.
     Raises: ValueError for another name, or a width that is none.
     """
     import torchvision
@@ -85,6 +88,11 @@ def build_backbone(architecture: str, embedding_dim: int, input_size: int = 64) 
     if architecture == "vgg_trunk":
         trunk = torchvision.models.vgg.make_layers(VGG_TRUNK, batch_norm=True)
         return nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, embedding_dim), norm)
+    if architecture == "vgg_patches":
+        trunk = torchvision.models.vgg.make_layers(PATCH_TRUNK, batch_norm=True)
+        trunk[0] = nn.Conv2d(3 * PATCH**2, PATCH_TRUNK[0], 3, padding=1)
+        layers = (nn.PixelUnshuffle(PATCH), trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, embedding_dim))
+        return nn.Sequential(*layers, norm)
     if match := re.fullmatch(r"(resnet18|resnet34)-(\d{1,3}(?:\.\d{1,6})?)", architecture):
         return nn.Sequential(build_resnet(match[1], float(match[2]), embedding_dim), norm)
     if architecture not in torchvision.models.list_models(module=torchvision.models):

@@ -13,7 +13,6 @@ from ganinv.interfaces import AbsentError
 from ganinv.judging.comparisons import hits_within, take_for_user
 from ganinv.judging.protocol import JudgingAssets
 from ganinv.judging.robustness import Projection, with_projection
-from ganinv.judging.verdict import find_judge
 from ganinv.recognizers.recognize import recognize
 from ganinv.reports.comparison import find_label
 from ganinv.reports.markdown import format_rows
@@ -75,25 +74,21 @@ def audit_judges(config) -> None:
 def decide(assets, pictures, owners, changes) -> tuple[dict, dict[str, str]]:
     """Returns judge and rule -> whether it says "this is the user" [N], before and after the Type-I test, which makes
     `changes`, and rule -> why it is absent."""
-    judge, verifier = (find_judge(assets.judges, sees_users=sees) for sees in (True, False))
     changed = [pictures, *(change(pictures) for change in changes.values())]
-    rules = {
-        "judge, ranks the user first": lambda images: hits_within(recognize(judge.recognizer, images), owners, 1).bool(),
-        "judge, by its embedding": lambda images: take_for_user(
-            recognize(judge.recognizer, images), owners, judge, assets.references
-        ),
-        "verifier, by its embedding": lambda images: take_for_user(
-            recognize(verifier.recognizer, images), owners, verifier, assets.references
-        ),
-    }
     words, absent = {}, {}
-    for name, rule in rules.items():
-        try:
-            words[name] = torch.stack([rule(images) for images in changed])
-        except AbsentError as error:
-            absent[name] = str(error)
-    if len(words) == len(rules):
-        words["both, by their embeddings"] = words["judge, by its embedding"] & words["verifier, by its embedding"]
+    for judge in sorted(assets.judges, key=lambda judge: not judge.sees_users):
+        found = [recognize(judge.recognizer, images) for images in changed]
+        rules = {"by its embedding": lambda one, judge=judge: take_for_user(one, owners, judge, assets.references)}
+        if judge.sees_users:
+            rules = {"ranks the user first": lambda one: hits_within(one, owners, 1).bool()} | rules
+        for rule, decide_one in rules.items():
+            try:
+                words[f"{judge.name}, {rule}"] = torch.stack([decide_one(one) for one in found])
+            except AbsentError as error:
+                absent[f"{judge.name}, {rule}"] = str(error)
+    if not absent and len(assets.judges) > 1:
+        by_embedding = [words[f"{judge.name}, by its embedding"] for judge in assets.judges]
+        words["both, by their embeddings"] = torch.stack(by_embedding).all(0)
     said = {}
     for name, word in words.items():
         said |= {name: word[0], name + AFTER: word.all(0)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ganinv.training.recognizer import RecognizerTraining
 
@@ -38,6 +38,16 @@ RECIPES = {
     # the features by which a prior learns what matters in a face; judges nothing
     "critic": Recipe(RecognizerTraining(architecture="vgg_trunk", steps=500, seed=7), sees_users=False),
 }
+# an embedding network, in which users are enrolled once it is trained: it has met none of them, and no two of these have
+# met the same person. Faster networks than above, since what they learn depends on how many photos they are shown
+EMBEDDING = RecognizerTraining(augmentation="strong", margin=0.25)
+ENROLLING = {
+    "target": Recipe(replace(EMBEDDING, architecture="resnet18-0.5", steps=6000, seed=21), False, public=(0.0, 0.27)),
+    "judge": Recipe(replace(EMBEDDING, architecture="vgg_patches", steps=5000, seed=22), False, True, (0.27, 0.54)),
+    "verifier": Recipe(replace(EMBEDDING, architecture="regnet_x_400mf", steps=4500, seed=23), False, True, (0.54, 0.8)),
+}
+USERS = {"classes": RECIPES, "gallery": RECIPES | ENROLLING}
 PHOTOS_PER_USER = 60  # at most, of the training split: the numbers of photos are very uneven
 HELD_OUT = (0.8, 1.0)  # the share of public people that nothing is trained on
+MEASURED = 2000  # of them, at most, tell how well a recognizer verifies: all pairs of their photos are compared
 NEW_TO_THE_EYE = (0.57, 0.8)  # the share that priors are trained on and the eye is not

@@ -17,6 +17,7 @@ from ganinv.attack.transforms import Chain, Cutout, RandomAffine, RandomBlur, Ra
 from ganinv.engine.checkpoint import append_jsonl, load_state, of_these_settings, save_state, truncate_jsonl
 from ganinv.photos import Photos
 from ganinv.recognizers.cosine import CosineRecognizer
+from ganinv.training.schedule import tell_pace
 
 AUGMENTATIONS = {
     "slight": Chain((RandomAffine(degrees=3, scale=(0.97, 1.03), shift=0.03), RandomBlur(probability=0.5))),
@@ -103,6 +104,7 @@ def train_recognizer(
     device: torch.device,
     resume: bool = False,
     on_step: Callable[[dict], None] = lambda row: None,
+    on_plan: Callable[[str], None] = lambda line: None,
 ) -> CosineRecognizer:
     """Returns the trained recognizer in eval mode; its identities are the users (none: an open-set recognizer).
 
@@ -132,7 +134,7 @@ def train_recognizer(
         return loss, {"top1": (cosines.argmax(1) == labels).float().mean()}
 
     draw = partial(draw_batch, sets, sizes)
-    fit(config, model, draw, lose, out, device=device, resume=resume, on_step=on_step)
+    fit(config, model, draw, lose, out, device=device, resume=resume, on_step=on_step, on_plan=on_plan)
     return keep_identities(model, len(users.names) if users is not None else 0)
 
 
@@ -152,12 +154,13 @@ def fit(
     device: torch.device,
     resume: bool,
     on_step: Callable[[dict], None],
+    on_plan: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Trains a model in place with AdamW on augmented batches, and leaves it in train mode.
 
     draw: images [B,3,R,R] and their labels; lose: (images, labels, step) -> a loss, and what else to log.
     The state is written to out/state.safetensors on a clock, the log to out/steps.jsonl; resume goes on from them to the
-    bit.
+    bit. on_plan: is told after three steps, in a line, how long the rest will take.
     """
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
     generator = torch.Generator().manual_seed(config.seed)
@@ -174,8 +177,9 @@ def fit(
 
     model.train()
     layout = choose_layout(config.precision, device)
-    saved_at = time.monotonic()
+    saved_at = began = time.monotonic()
     for step in range(first, config.steps):
+        began = time.monotonic() if step <= first + 1 else began
         torch.manual_seed(config.seed + step)  # what a dropout draws from, which no state holds
         images, labels = draw(generator)
         images = augment(images, generator).to(device, memory_format=layout)
@@ -185,6 +189,8 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if step == first + 2:  # in the first, kernels are built
+            on_plan(tell_pace(config.steps - step - 1, (time.monotonic() - began) / 2, config.batch))
         if step % 20 == 0 or step == config.steps - 1:
             row = {"step": step, "loss": loss.item()} | {name: value.item() for name, value in told.items()}
             append_jsonl(log, row)
@@ -231,16 +237,18 @@ def embed_photos(model, photos: Photos, batch: int = 256) -> torch.Tensor:
 def verification(embeddings: torch.Tensor, person: torch.Tensor) -> dict[str, float]:
     """Returns how well cosine similarity tells people apart, over all pairs of embeddings [N,D] of person [N].
 
-    auc; accept_at_far_1e-2, the share of same-person pairs above the threshold that 1 % of the others pass; and the
-    mean similarity of both kinds of pairs.
+    auc; accept_at_far_*, the shares of same-person pairs above the threshold that such a share of the others pass; and the
+    mean similarity of both kinds of pairs. A rate of less than one pair is left out.
     """
-    row, column = torch.triu_indices(len(person), len(person), 1)
-    similarity, same = (embeddings @ embeddings.T)[row, column], person[row] == person[column]
-    genuine, impostor = similarity[same].sort().values, similarity[~same].sort().values
-    threshold = impostor[min(len(impostor) - 1, math.ceil(0.99 * len(impostor)))]
-    return {
-        "auc": (torch.searchsorted(impostor, genuine).double() / len(impostor)).mean().item(),
-        "accept_at_far_1e-2": (genuine > threshold).double().mean().item(),
+    similarity, same = embeddings @ embeddings.T, person[:, None] == person
+    above = torch.ones_like(same).triu(1)
+    genuine, impostor = (similarity[pairs & above].sort().values for pairs in (same, ~same))
+    found = {"auc": (torch.searchsorted(impostor, genuine).double() / len(impostor)).mean().item()}
+    for rate in (1e-2, 1e-3, 1e-4):
+        if rate == 1e-2 or len(impostor) * rate >= 1:
+            threshold = impostor[min(len(impostor) - 1, math.ceil((1 - rate) * len(impostor)))]
+            found[f"accept_at_far_{rate:.0e}".replace("e-0", "e-")] = (genuine > threshold).double().mean().item()
+    return found | {
         "genuine_similarity": genuine.mean().item(),
         "impostor_similarity": impostor.mean().item(),
     }

@@ -89,6 +89,12 @@ def tell_duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
+def tell_pace(steps: int, each: float, batch: int) -> str:
+    """Returns a line on how long so many steps of `each` seconds will take, and until when."""
+    end = time.strftime("%H:%M", time.localtime(time.time() + steps * each))
+    return f"{steps} steps take about {tell_duration(steps * each)}, until {end}: {each:.2f} s per step of {batch} pictures"
+
+
 def tell_plan(trainer: Trainer, schedule: Schedule, first: int, joined: int) -> str:
     """Returns a line on how long the training will take on this machine from step `first`; the discriminator joins later."""
     config, costs = trainer.config, rehearse(trainer, joined)

@@ -83,10 +83,10 @@ class References:
         return cls(embeddings, photos.person, photos)
 
     def save(self, path: str | Path) -> None:
-        """Writes "<judge>.embeddings" and "person", and no picture, as safetensors; atomic."""
+        """Writes "<judge>.embeddings", in 16 bits, and "person", and no picture, as safetensors; atomic."""
         from safetensors.torch import save_file
 
-        tensors = {f"{name}.embeddings": rows.cpu().contiguous() for name, rows in self.embeddings.items()}
+        tensors = {f"{name}.embeddings": rows.cpu().half().contiguous() for name, rows in self.embeddings.items()}
         path = Path(path)
         temporary = path.with_name(f"{path.name}.tmp")
         save_file({**tensors, "person": self.person.cpu().contiguous()}, temporary)
@@ -103,4 +103,4 @@ class References:
         suffix = ".embeddings"
         if person is None or not all(name.endswith(suffix) for name in tensors):
             raise ValueError(f"expected person and <judge>{suffix} in {path}, got {sorted(tensors) or 'no embeddings'}")
-        return cls({name.removesuffix(suffix): rows for name, rows in tensors.items()}, person, photos)
+        return cls({name.removesuffix(suffix): rows.float() for name, rows in tensors.items()}, person, photos)

@@ -322,7 +322,9 @@ def render_references(world: World, identities: Sequence[int]) -> Photos:
     )
 
 
-def load_public(world: World, photos: str | Path, share: tuple[float, float], *, progress: bool = True) -> Photos:
-    """Returns the photos of a share of the public people, at the world's resolution."""
+def load_public(
+    world: World, photos: str | Path, share: tuple[float, float], *, most: int | None = None, progress: bool = True
+) -> Photos:
+    """Returns the photos of a share of the public people, of the first `most` of them, at the world's resolution."""
     people = select_people(list_people(Path(photos) / world.public), *share)
-    return load_photos(people, world.resolution, progress=progress)
+    return load_photos(dict(list(people.items())[:most]), world.resolution, progress=progress)
