@@ -23,6 +23,7 @@ HOMES = {  # public name -> where it is defined
     "load_recognizer": "recognizers.loading:load_recognizer",
     "wrap": "recognizers.wrapped:wrap",
     "judge": "reports.report:judge",
+    "probe": "studies.probing:probe",
     "audit": "studies.audit:audit",
     "AuditResult": "studies.audit:AuditResult",
     "Judge": "worlds.references:Judge",
@@ -47,6 +48,7 @@ __all__ = [
     "load_prior",
     "load_recognizer",
     "load_world",
+    "probe",
     "wrap",
 ]
 
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from ganinv.recognizers.wrapped import wrap
     from ganinv.reports.report import Report, judge
     from ganinv.studies.audit import AuditResult, audit
+    from ganinv.studies.probing import probe
     from ganinv.worlds.references import Judge
     from ganinv.worlds.world import World, load_world
 

@@ -51,6 +51,12 @@ def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
+def to_grey(images: torch.Tensor) -> torch.Tensor:
+    """Returns images [N,3,H,W] in [-1,1] as greyscale in three equal channels, by the luma of ITU-R BT.601."""
+    weights = torch.tensor((0.299, 0.587, 0.114), dtype=images.dtype, device=images.device)
+    return (images * weights[:, None, None]).sum(1, keepdim=True).expand(-1, 3, -1, -1)
+
+
 def centre_square(picture: Image.Image) -> Image.Image:
     """Returns the largest centred square of a PIL picture."""
     width, height = picture.size

@@ -10,7 +10,7 @@ import ganinv
 ROOT = Path(ganinv.__file__).parent
 # from the top: a package may import those that stand below it, and its own modules without a circle
 LAYERS = (
-    *("commands", "studies", "training", "reports", "judging", "attack", "worlds", "priors", "recognizers"),
+    *("commands", "studies", "training", "reports", "judging", "attack", "worlds", "attributes", "priors", "recognizers"),
     *("rendered", "metrics", "cli", "engine", "weights", "photos", "images", "interfaces", "json_data", "ranges", "errors"),
 )
 

@@ -19,6 +19,7 @@ from ganinv.cli.checks import (
     choose_training_precision,
     name_command,
     parse_identities,
+    read_names,
 )
 from ganinv.cli.composed import FLAT, flatten, override
 from ganinv.cli.help import SCREEN, format_help
@@ -40,6 +41,7 @@ __all__ = [
     "override",
     "parse",
     "parse_identities",
+    "read_names",
 ]
 
 # OpenMP threads that spin while they wait slow small operations tenfold beside a busy process, and those that sleep at once

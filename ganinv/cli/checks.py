@@ -72,3 +72,14 @@ def choose_device(name: str):
     if (torch.device(name).index or 0) >= max(count, 1):
         raise ValueError(f"expected a device from cuda:0 to cuda:{count - 1}, got {name}")
     return torch.device(name)
+
+
+def read_names(text: str) -> dict[str, list[str]]:
+    """Returns attribute -> names of its values, of "gender=man,woman;glasses=no,yes". Raises: ValueError for another form."""
+    found = {}
+    for part in filter(None, text.split(";")):
+        name, equals, values = part.partition("=")
+        if not equals or not all(values.split(",")):
+            raise ValueError(f"expected --names as attribute=value,value;..., got {part}")
+        found[name.strip()] = [value.strip() for value in values.split(",")]
+    return found

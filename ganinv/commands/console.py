@@ -13,6 +13,8 @@ GROUPS: dict[str, dict[str, str]] = {  # what one wants -> verb, whose module is
         "latent-attack": "reconstruct users by searching the latent space of a face GAN",
         "pixel-attack": "reconstruct users by searching pixels, without a prior",
         "judge": "judge pictures that another tool made",
+        "probe": "what a recognizer's embedding says of people: age, gender, any labels",
+        "attributes": "what runs give away of that, and how sure it is",
     },
     "read and check results": {
         "compare": "put runs side by side: table, figures, commands",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ganinv.errors import Absent
+from ganinv.judging.attributes import Attributes
 from ganinv.judging.leak import Leak, Selection
 from ganinv.judging.success import SuccessRates
 from ganinv.judging.verdict import Verdict
@@ -20,15 +21,16 @@ class Judgement:
 
     controls: name -> verdict on its pictures; ceiling: what the users' own photos reach, metric -> summary; judges: who
     they are, see independence.declare_judges; type_i: what the pictures were tested with; memorisation: see
-    TrainingPhotos.describe; factors: of rendered people, factor -> {"recovery", "ceiling"}; photos: identity -> image
-    [3,R,R] to show, where nobody is real; seconds: that it took. leak, selection, success: the answers to the two
-    questions, and success attack rates; Absent where nothing can be said.
+    TrainingPhotos.describe; attributes: what is given away of users' attributes; factors: of rendered people, factor ->
+    {"recovery", "ceiling"}; photos: identity -> image [3,R,R] to show, where nobody is real; seconds: that it took. leak,
+    selection, success: the answers to the two questions, and success attack rates; Absent where nothing can be said.
     """
 
     verdict: Verdict
     leak: Leak | Absent = NOBODY
     selection: Selection | Absent = NOBODY
     success: SuccessRates | Absent = NOBODY
+    attributes: Attributes | Absent = NOBODY
     controls: dict[str, Verdict] = field(default_factory=dict)
     ceiling: dict[str, dict] = field(default_factory=dict)
     judges: list[dict] = field(default_factory=list)

@@ -12,12 +12,14 @@ import torch
 
 from ganinv.engine.randomness import seeded
 from ganinv.errors import Absent, AbsentError
+from ganinv.judging.attributes import measure_attributes
 from ganinv.judging.comparisons import similarity_to_nearest
 from ganinv.judging.controls import measure_photos
 from ganinv.judging.independence import declare_judges
 from ganinv.judging.judgement import Judgement
 from ganinv.judging.leak import compare_selection, measure_leak
 from ganinv.judging.memorisation import TrainingPhotos, find_training_photos
+from ganinv.judging.readers import find_reader
 from ganinv.judging.recognitions import RecognitionCache
 from ganinv.judging.robustness import MILD, Projection, with_projection
 from ganinv.judging.success import list_systems, measure_success
@@ -92,6 +94,7 @@ def judge_pictures(
                 list_systems(assets.target, assets.judges, assets.references, recognitions), *every, seed=seed
             )
         ),
+        attributes=attempt(lambda: measure_attributes(assets, find_reader(assets), *every, seed=seed)),
         memorisation=describe_memorisation(training, assets, recognitions, images.to(device), identities),
         controls=judged,
         ceiling=measure_photos(assets.judges, assets.references, identities, seed, assets.truth),

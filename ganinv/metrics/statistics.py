@@ -9,6 +9,8 @@ from statistics import NormalDist
 import torch
 from scipy import special
 
+from ganinv.errors import AbsentError
+
 
 def summarize(values: torch.Tensor, seed: int) -> dict:
     """Returns {"mean", "ci95", "n"} of values [T]; ci95 is [None, None] when T is 1."""
@@ -37,6 +39,24 @@ def bootstrap_interval(values: torch.Tensor, seed: int, num: int = 10000, level:
     tail = (1 - level) / 2
     low, high = torch.cat(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
+
+
+def summarize_explained(errors: torch.Tensor, guesses: torch.Tensor, seed: int, num: int = 2000) -> dict:
+    """Returns {"mean", "ci95", "n"} of 1 - sum errors / sum guesses, the share of variance explained over people [P].
+
+    errors, guesses: [P], the squared error of an estimate and of the guess of one who knows nothing. ci95: percentiles over
+    `num` resamples of the people; [None, None] of one person.
+    Raises: AbsentError where the guess is never wrong.
+    """
+    errors, guesses, count = errors.double().cpu(), guesses.double().cpu(), len(errors)
+    if not count or guesses.sum() <= 0:
+        raise AbsentError("needs people who differ from the guess: nothing varies here")
+    interval: list[float | None] = [None, None]
+    if count > 1:
+        rows = torch.randint(count, (num, count), generator=torch.Generator().manual_seed(seed))
+        ratios = 1 - errors[rows].sum(1) / guesses[rows].sum(1).clamp_min(1e-12)
+        interval = ratios.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return {"mean": (1 - errors.sum() / guesses.sum()).item(), "ci95": interval, "n": count}
 
 
 def sign_flip_p(differences: torch.Tensor, seed: int = 0, num: int = 100_000) -> float:

@@ -17,6 +17,7 @@ from ganinv import images as image_convention
 from ganinv.metrics.catalogue import BOTH, CATALOGUE, NEVER_MET, SURVIVES
 from ganinv.reports.answers import name_control, write_heading
 from ganinv.reports.assessment import describe_assessment
+from ganinv.reports.attributes import describe_user, make_table, write_attributes
 from ganinv.reports.provenance import flat_entries
 from ganinv.reports.report_file import name_method
 from ganinv.reports.run_files import read_config, read_provenance, read_steps
@@ -64,6 +65,8 @@ def render_page(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor
         title=name_method(report, config),
         heading=write_heading(report),
         sentences=report.get("verdict", []),
+        recovered=write_attributes(report),
+        attributes=make_table(report),
         tiles=make_tiles(report),
         leak=make_leak(report),
         success=make_success(report),
@@ -147,6 +150,7 @@ def make_users(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor]
                 "said": say_taken(decisions),
                 "disagreement": any(picture["disagreement"] for picture in decisions),
                 "numbers": row,
+                "attributes": describe_user(report, identity),
             }
         )
     return rows

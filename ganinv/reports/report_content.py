@@ -54,6 +54,7 @@ def build_report(
         "leak": describe(judgement.leak),
         "selection": describe(judgement.selection),
         "sar": describe(judgement.success),
+        "attributes": describe(judgement.attributes),
         "goal": goal,
         "queries": None if queries is None else dict(queries),
     }

@@ -53,10 +53,10 @@ def check_report(report: object, file: str | Path) -> dict:
     Keys: method, world, identities, seed, summary (metric -> mean, ci95 [low, high] or [null, null], n), per_identity
     (one dict each, in the order of identities), cost, absent (metric -> reason), files (path -> SHA-256),
     headline, controls and ceiling (see judging.controls), judges (see judging.independence), pictures (see Verdict),
-    type_i, sets, factors, memory, leak and selection (see judging.leak), sar (see judging.success), verdict (sentences),
-    goal (of the search: class, template or None), queries (see Queries.describe, or None); those from files on may be
-    missing.
-    leak, selection and sar are {"absent": reason} where nobody can say.
+    type_i, sets, factors, memory, leak and selection (see judging.leak), sar (see judging.success), attributes (see
+    judging.attributes), verdict (sentences), goal (of the search: class, template or None), queries (see
+    Queries.describe, or None); those from files on may be missing.
+    leak, selection, sar and attributes are {"absent": reason} where nobody can say.
     A metric is in summary and in all of per_identity, or in absent; the numbers of cost are all None where cost is absent.
     Raises: ValueError naming the file and the first key that breaks it.
     """

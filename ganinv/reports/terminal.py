@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ganinv.metrics.catalogue import CATALOGUE
+from ganinv.reports.attributes import write_attributes
 
 WIDTH = 100
 MOST_LINES = 10
@@ -19,7 +20,8 @@ def print_report(report: Mapping, path: str | Path) -> None:
 
 def format_report(report: Mapping, place: str = "") -> str:
     """Returns the verdict's sentences, a place where there is more, and the numbers that say most, a line each."""
-    sentences = [textwrap.fill(sentence, WIDTH, subsequent_indent="  ") for sentence in report.get("verdict", [])]
+    said = [*report.get("verdict", []), *filter(None, [write_attributes(report)])]
+    sentences = [textwrap.fill(sentence, WIDTH, subsequent_indent="  ") for sentence in said]
     return "\n".join([*sentences, "", *([place] if place else []), *list_numbers(report)])
 
 

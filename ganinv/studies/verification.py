@@ -17,7 +17,7 @@ from ganinv.studies.attack_options import check_typed, name_code
 from ganinv.weights.files import read_tensors, sha256_file
 from ganinv.weights.quoting import first_line
 from ganinv.weights.specs import hash_code
-from ganinv.worlds.assets import load_assets
+from ganinv.worlds.assets import Assets, load_assets
 
 MOST_KEPT = 10_000  # per user, as ranges.py has it
 PICTURE_TOLERANCE = 2  # of 255 levels: another machine rounds differently
@@ -38,17 +38,9 @@ def check_run(
 
     folder, device = Path(run), cli.choose_device(device)
     report = read_report(folder)
-    try:
-        settings = read_config(folder)
-        identities = cli.parse_identities(settings["identities"])
-        specs = {name: settings.get(name, "") for name in ("generator", "target", "gallery", "classes")}
-        specs["threshold"] = settings.get("threshold")
-        specs["judges"] = [name for name in settings.get("judge", "").split(",") if name]
-        photos, space, keep = photos or settings["photos"], settings["space"], settings["keep"]
-        if not 1 <= keep <= MOST_KEPT:
-            raise ValueError(f"it keeps {keep} pictures")
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"expected a run's config.json in {folder}, got none that can be read ({error})") from error
+    settings = read_settings(folder)
+    identities, space, keep = settings["identities"], settings["space"], settings["keep"]
+    photos = photos or settings["photos"]
     check_typed(settings, typed, run)
 
     wanted = ["latents.safetensors", *(f"images/{identity}_{k}.png" for identity in identities for k in range(keep))]
@@ -63,9 +55,7 @@ def check_run(
         got = sha256_file(file) if inside and file.is_file() else "no file"
         yield first_line(name), "" if digest == got else f"expected SHA-256 {first_line(digest)[:12]}..., got {got[:12]}"
 
-    assets = load_assets(
-        report["world"], device=device, photos=photos, prior=space != "pixels", identities=identities, **specs
-    )
+    assets = load_run(settings, device=device, photos=photos, prior=space != "pixels")
     provenance = describe_provenance(report["seed"], device, assets.weight_files(), [])
     if assets.references is not None and assets.references.photos is not None:
         provenance["photos"] = hash_photos(assets.references.photos)
@@ -80,15 +70,14 @@ def check_run(
         raise ValueError(f"expected {len(identities) * keep} rows of latents in {folder}, got others; make the run again")
     with torch.no_grad():
         made = torch.cat([render(space, assets.generator, part, settings["psi"]) for part in split_rows(latents, device)])
-    files = [folder / "images" / f"{identity}_{k}.png" for identity in identities for k in range(keep)]
-    pictures = torch.cat([images.load(file, made.shape[-1]) for file in files])
+    shown = read_kept(folder, settings)
+    pictures = shown.flatten(0, 1)
     levels = (images.to_uint8(made).int() - images.to_uint8(pictures).int()).abs().amax().item()
     yield (
         "pictures from latents",
         "" if levels <= PICTURE_TOLERANCE else f"expected the same, got {levels} of 255 levels apart",
     )
 
-    shown = pictures.view(len(identities), keep, *pictures.shape[1:])
     judging = JudgingAssets.of_run(assets, device)
     verdict = judge_pictures(judging, shown, identities, {}, seed=report["seed"], photos=photos).verdict
     for name, entry in report["summary"].items():
@@ -102,6 +91,37 @@ def check_run(
         before, now = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
         far = abs(before - now) > METRIC_TOLERANCE * max(1.0, abs(before))
         yield name, f"expected {before:.4f}, got {now:.4f}" if far else ""
+
+
+def read_settings(folder: Path) -> dict:
+    """Returns the settings of a run folder, its identities as numbers. Raises: ValueError when it holds no run."""
+    try:
+        settings = read_config(folder)
+        settings |= {name: settings[name] for name in ("world", "seed", "photos", "space", "keep")}  # none may be missing
+        if not 1 <= settings["keep"] <= MOST_KEPT:
+            raise ValueError(f"it keeps {settings['keep']} pictures")
+        judges = [name for name in settings.get("judge", "").split(",") if name]
+        return settings | {"identities": cli.parse_identities(settings["identities"]), "judges": judges}
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"expected a run's config.json in {folder}, got none that can be read ({error})") from error
+
+
+def load_run(settings: Mapping, *, device: torch.device, photos: str, prior: bool) -> Assets:
+    """Returns the assets that a run was given, of read_settings."""
+    specs = {name: settings.get(name, "") for name in ("generator", "target", "gallery", "classes")}
+    return load_assets(
+        settings["world"], device=device, photos=photos, prior=prior, identities=settings["identities"],
+        threshold=settings.get("threshold"), judges=settings["judges"], **specs,
+    )  # fmt: skip
+
+
+def read_kept(folder: Path, settings: Mapping) -> torch.Tensor:
+    """Returns the pictures [T,K,3,R,R] of a run folder, as 8-bit files hold them. Raises: ValueError for a missing one."""
+    rows = [
+        torch.cat([images.load(folder / "images" / f"{identity}_{k}.png", None) for k in range(settings["keep"])])
+        for identity in settings["identities"]
+    ]
+    return torch.stack(rows)
 
 
 def split_rows(latents: dict[str, torch.Tensor], device: torch.device) -> Iterator[dict[str, torch.Tensor]]:

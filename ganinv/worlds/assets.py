@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from ganinv.attributes.probes import Probe
 from ganinv.photos import Photos, list_people, load_photos
 from ganinv.recognizers.adapters import weight_file
 from ganinv.recognizers.templates import load_gallery, read_classes
@@ -24,7 +25,8 @@ from ganinv.worlds.world import World, add_photos, load_references, load_world, 
 class Assets:
     """What a run needs, loaded: generator (None: no prior), target, judges, references; files: role -> weight file.
 
-    truth: of a world of rendered people and a target that knows them, else None.
+    truth: of a world of rendered people and a target that knows them, else None. probes: beside the world's own, by the
+    SHA-256 of the weights that they were fitted on.
     """
 
     world: World
@@ -34,6 +36,7 @@ class Assets:
     references: References | None
     files: dict[str, Path]
     truth: Truth | None = None
+    probes: Mapping[str, Probe] = field(default_factory=dict)
 
     def weight_files(self) -> dict[str, Path]:
         """Returns role -> file of everything that was read from a file (code is in no such list)."""

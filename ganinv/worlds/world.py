@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ganinv.attributes.probes import Probe
 from ganinv.interfaces import Recognizer
 from ganinv.photos import Photos, choose_photos, list_people, load_photos, select_people
 from ganinv.priors.framed import FramedGenerator, ResizedGenerator
@@ -167,6 +168,12 @@ class World:
     def truth(self) -> Truth | None:
         """Returns the truth about people who do not exist, None for real ones."""
         return Truth(load_regressor(self.file("factors"), self.device)) if self.has("factors") else None
+
+    @cached_property
+    def probes(self) -> dict[str, Probe]:
+        """Returns the probes of attributes, by the SHA-256 of the weights that each was fitted on; {} without any."""
+        found = [Probe.load(self.file(role)) for role in self.roles if role.startswith("probe_")]
+        return {probe.sha256: probe for probe in found}
 
     @cached_property
     def identities(self) -> tuple[str, ...]:

@@ -1,0 +1,134 @@
+"""Who reads attributes off pictures: a judge with a probe, or the regressor of rendered people; never the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ganinv.attributes.labels import Attribute
+from ganinv.attributes.probes import Probe
+from ganinv.errors import AbsentError
+from ganinv.images import to_grey
+from ganinv.recognizers.recognize import find_device, recognize
+from ganinv.rendered.factors import FACTORS, draw_people
+from ganinv.weights.files import sha256_file
+from ganinv.worlds.assets import Assets
+from ganinv.worlds.references import Judge
+from ganinv.worlds.truth import estimate, population, standardise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Reads the standard values of attributes off pictures.
+
+    read: images [N,3,H,W] in [-1,1] -> [N,B], on the CPU; truth: how the users' own values are known, in words; own: of
+    identities, their values [T,B] and what the reader says of their own photos [T,B]. Raises AbsentError without them.
+    """
+
+    name: str
+    attributes: tuple[Attribute, ...]
+    read: Callable[[torch.Tensor], torch.Tensor]
+    truth: str
+    own: Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor]]
+
+    @property
+    def widths(self) -> list[int]:
+        """Returns the number of columns of each attribute."""
+        return [one.width for one in self.attributes]
+
+
+def find_reader(assets: Assets) -> Reader:
+    """Returns the reader of a run: the truth's where people are rendered, else the first judge with a probe.
+
+    Raises: AbsentError where there is none.
+    """
+    if assets.truth is not None:
+        return read_factors(assets)
+    reason = "needs a judge, who reads attributes off pictures; none took part"
+    for judge in sorted(assets.judges, key=lambda one: one.sees_users):
+        probe = find_probe(assets, judge.name)
+        if probe is not None:
+            return read_by_judge(assets, judge, probe)
+        reason = "needs a probe of a judge, which reads attributes off pictures; fit one with probe.py"
+    raise AbsentError(reason)
+
+
+def find_probe(assets: Assets, role: str) -> Probe | None:
+    """Returns the world's probe of the network whose weights a role has; None where none was fitted on these weights."""
+    file = assets.files.get(role)
+    probes = {**assets.world.probes, **assets.probes}
+    return probes.get(sha256_file(file)) if probes and file is not None and file.is_file() else None
+
+
+def read_by_judge(assets: Assets, judge: Judge, probe: Probe) -> Reader:
+    """Returns the reader that is a judge's probe. What is true of users is what it says of their own photos."""
+    device = find_device(judge.recognizer)
+
+    def read(images: torch.Tensor) -> torch.Tensor:
+        shown = images.to(device)
+        return probe.estimate(recognize(judge.recognizer, to_grey(shown) if probe.grey else shown).embeddings)
+
+    def own(identities: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        references = assets.references
+        if references is None or judge.name not in references.embeddings:
+            raise AbsentError(f"needs the users' own photos, embedded by {judge.name}, to know what is true of them")
+        said, person = probe.estimate(references.embeddings[judge.name]), references.person.cpu()
+        theirs = [said[person == identity] for identity in identities]
+        if min(map(len, theirs)) < 2:
+            raise AbsentError("needs two photos or more of every user: one half says what is true, the other is measured")
+        return torch.stack([rows[::2].mean(0) for rows in theirs]), torch.stack([rows[1::2].mean(0) for rows in theirs])
+
+    truth = f"what {judge.name} reads off half of the users' own photos"
+    return Reader(name=judge.name, attributes=probe.attributes, read=read, truth=truth, own=own)
+
+
+def read_factors(assets: Assets) -> Reader:
+    """Returns the reader of rendered people's factors, as far as they can be read off photos."""
+    regressor, photos = assets.truth.regressor, assets.references and assets.references.photos
+    readable, (mean, spread) = regressor.readable.cpu(), population()
+    attributes = tuple(
+        Attribute(factor.name, (), factor.unit, (mean[place].item(),), (spread[place].item(),))
+        for place, factor in enumerate(FACTORS)
+        if readable[place]
+    )
+
+    def read(images: torch.Tensor) -> torch.Tensor:
+        return estimate(regressor, images.to(find_device(regressor)))[:, readable].double()
+
+    def own(identities: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        if photos is None:
+            raise AbsentError("needs the users' own photos, which are rendered where the world says how many")
+        truth = standardise(draw_people([int(identity) for identity in identities]))[:, readable].double()
+        return truth, torch.stack([read(photos.images(photos.person == one)).mean(0) for one in identities])
+
+    return Reader(name="factors", attributes=attributes, read=read, truth="the numbers they were rendered from", own=own)
+
+
+# ---- what is stored of users
+
+
+def find_stored(target) -> tuple[torch.Tensor, str]:
+    """Returns what a target stores of each user [T,D], and its name: templates, or the directions of a cosine head.
+
+    Raises: AbsentError for a target that stores neither in the space of its embeddings.
+    """
+    templates = getattr(target, "templates", None)
+    if isinstance(templates, torch.Tensor):
+        return templates.float().cpu(), "template"
+    directions = getattr(target, "directions", None)
+    if isinstance(directions, torch.Tensor):
+        return F.normalize(directions.detach().float().cpu(), dim=1), "class weights"
+    raise AbsentError("needs stored templates, or a head that compares by cosine: its class weights lie elsewhere")
+
+
+def translate(found: torch.Tensor, probe: Probe, attributes: Sequence[Attribute]) -> dict[str, torch.Tensor]:
+    """Returns a probe's standard values [N,B] in the units of a reader's attributes, name -> [N,b], of those in both."""
+    wanted, said = {one.name: one for one in attributes}, {}
+    for one, part in zip(probe.attributes, found.split([one.width for one in probe.attributes], 1), strict=True):
+        other = wanted.get(one.name)
+        if other is not None and other.values == one.values:
+            said[one.name] = other.standardise(one.decode(part))
+    return said
