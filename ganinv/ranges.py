@@ -94,6 +94,7 @@ RANGES = {
     "Benchmark.minutes": "(0, 1440]",
     "power": "[0, 1e6]",
     "pictures": "[1, 100]",
+    "ProbeAttributes.people": "[1, 1e9]",
     "people": "[5, 1000]",
     "catch": "[0, 1000]",
     "references": "[1, 4]",

@@ -10,7 +10,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeAttributes:
-    """What a recognizer's embedding says of a person: the ceiling of every attack on an attribute."""
+    """What a recognizer's embedding says of a person: the ceiling of every attack on an attribute.
+
+    Example: --world=faces --photos=my_photos --labels=my_labels.csv
+    """
 
     world: str = "synthetic"  # whose target and judges are probed; a folder of your own gets the probes too
     target: str = ""  # recognizers to probe instead, as --target takes them, with commas between
@@ -77,15 +80,13 @@ def list_networks(world, target: str) -> dict[str, str]:
 
 
 def take_people(photos, most: int):
-    """Returns the photos of at most so many people, those first by the hash of their names. Raises: ValueError for none."""
+    """Returns the photos of at most so many people, those first by the hash of their names."""
     import dataclasses
 
     import torch
 
     from ganinv.photos import unit_hash
 
-    if most < 1:
-        raise ValueError(f"expected --people of at least 1, got {most}")
     order = sorted(range(len(photos.names)), key=lambda row: unit_hash(f"probe {photos.names[row]}"))
     kept = torch.isin(photos.person, torch.tensor(order[:most]))
     files = tuple(file for file, keep in zip(photos.files, kept.tolist(), strict=True) if keep)

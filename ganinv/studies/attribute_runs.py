@@ -17,6 +17,7 @@ from ganinv.judging.attributes import measure_attributes
 from ganinv.judging.protocol import JudgingAssets, draw_controls
 from ganinv.judging.readers import Reader, find_reader
 from ganinv.reports.attributes import format_run
+from ganinv.studies.attack_options import check_typed
 from ganinv.studies.verification import load_run, read_kept, read_settings
 from ganinv.weights.files import sha256_file
 from ganinv.worlds.assets import Assets
@@ -48,13 +49,18 @@ def report_runs(config) -> dict:
     if not config.runs:
         raise ValueError("expected run folders, got none; try attributes.py RUN --tune=RUN")
     device, names = cli.choose_device(config.device), cli.read_names(config.names)
-    probes = load_probes(config.probes)
-    runs = [open_run(folder, device, config.labels, names, probes) for folder in config.runs]
+    probes, typed = load_probes(config.probes), {name: getattr(config, name) for name in ("target", "generator", "judge")}
+
+    def reopen(folder: str) -> PastRun:
+        check_typed(read_settings(Path(folder)), typed, folder)
+        return open_run(Path(folder), device, config.labels, names, probes)
+
+    runs = [reopen(folder) for folder in config.runs]
     out = Path(config.out or "runs/attributes")
     out.mkdir(parents=True, exist_ok=True)
     calibration = None
     if config.tune:
-        tuning = open_run(config.tune, device, config.labels, names, probes)
+        tuning = reopen(config.tune)
         check_others(tuning, runs)
         calibration = calibrate(tuning, out)
     found, parts = {}, []
@@ -75,9 +81,8 @@ def report_runs(config) -> dict:
     return found
 
 
-def open_run(folder: str | Path, device: torch.device, labels: str, names: Mapping, probes: Mapping[str, Probe]) -> PastRun:
+def open_run(folder: Path, device: torch.device, labels: str, names: Mapping, probes: Mapping[str, Probe]) -> PastRun:
     """Returns a run of its folder. Raises: ValueError when it holds none, or nobody can read its pictures."""
-    folder = Path(folder)
     settings = read_settings(folder)
     prior = settings["space"] != "pixels"
     assets = load_run(settings, device=device, photos=settings["photos"], prior=prior)
