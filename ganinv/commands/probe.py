@@ -37,7 +37,6 @@ def run(config: ProbeAttributes) -> None:
     from ganinv.weights.files import sha256_file
     from ganinv.worlds.world import load_world
 
-    cli.check_seed(config.seed)
     device = cli.choose_device(config.device)
     world = load_world(config.world, device)
     names = cli.read_names(config.names)
