@@ -51,7 +51,6 @@ RANGES = {
     "Operator.budget": "[1, 1e12]",
     "Recovery.queries": "[2, 1e6]",
     "Recovery.pictures": "[2, 1e6]",
-    "Recovery.blends": "[0, 1e6]",
     # trainings
     "TrainGan.steps": "[1, 1e9]",
     "TrainGan.batch": "[1, 1e6]",
@@ -87,6 +86,8 @@ RANGES = {
     "StudyCapacity.steps": "[1, 1e7]",
     "StudyCapacity.batch": "[8, 1e6]",
     "StudyCapacity.public": "[10, 99000]",
+    "StudyAccess.pictures": "[2, 1e6]",
+    "blends": "[0, 1e6]",
     "attack_steps": "[0, 1e7]",
     "seeds": "[1, 1000]",
     "steps_per_users": "[0, 1e6]",

@@ -33,50 +33,47 @@ SAYS_LITTLE = 2.0  # standard deviations from the threshold at which the best pi
 THRESHOLD_SPREAD = 0.05  # standard deviation of a squared threshold that is not known, about the network's own
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pool:
-    """Pictures that the attacker can show: their latents w [M,num_ws,w_dim], their embeddings x [M,D] by the public network.
+    """Pictures that the attacker can show, as 8-bit files hold them [M,3,R,R], with their latents w [M,num_ws,w_dim].
 
-    Nobody is asked for these embeddings. draw: w -> pictures uint8 [n,3,R,R].
+    embeddings [M,D]: by the attacker's own copy of the network; nobody is asked for them. make: w -> pictures, embeddings.
     """
 
     w: torch.Tensor
+    pictures: torch.Tensor
     embeddings: torch.Tensor
-    draw: Callable[[torch.Tensor], torch.Tensor]
-    embed: Callable[[torch.Tensor], torch.Tensor]
+    make: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
     def show(self, rows: list[int]) -> torch.Tensor:
-        """Returns the pictures [n,3,R,R] as 8-bit files hold them."""
-        return image_convention.from_uint8(self.draw(self.w[rows]))
+        """Returns the pictures [n,3,R,R] in [-1,1]."""
+        return image_convention.from_uint8(self.pictures[rows])
 
     def blend(self, first: list[int], second: list[int], shares: np.ndarray) -> Pool:
         """Returns the pool with pictures between pairs of others: w1 + share * (w2 - w1)."""
         w = torch.lerp(self.w[first], self.w[second], torch.from_numpy(shares).to(self.w)[:, None, None])
-        return Pool(torch.cat([self.w, w]), torch.cat([self.embeddings, self.embed(w)]), self.draw, self.embed)
+        pictures, embeddings = self.make(w)
+        grown = (self.w, w), (self.pictures, pictures), (self.embeddings, embeddings)
+        return Pool(*map(torch.cat, grown), self.make)
 
 
 @torch.no_grad()
 def make_pool(
-    generator: Generator, network: Recognizer, count: int, seed: int, *, device: torch.device | str = "cpu",
-    on_made: Callable[[int, int], None] = lambda *_: None,
-) -> Pool:  # fmt: skip
+    generator: Generator, network: Recognizer, count: int, seed: int, *, device: torch.device | str = "cpu"
+) -> Pool:
     """Returns a pool of seeded samples of a prior. network: the attacker's own copy of the public network."""
 
-    def draw(w: torch.Tensor) -> torch.Tensor:
-        parts = [image_convention.to_uint8(generator.synthesize(part.to(device))).cpu() for part in w.split(TOGETHER)]
-        return torch.cat(parts)
-
-    def embed(w: torch.Tensor) -> torch.Tensor:
-        rows = []
+    @torch.no_grad()
+    def make(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pictures, rows = [], []
         for part in w.split(TOGETHER):
-            rows.append(network(image_convention.from_uint8(draw(part)).to(device)).embeddings.float().cpu())
-            on_made(sum(map(len, rows)), len(w))
-        return torch.cat(rows)
+            pictures.append(image_convention.to_uint8(generator.synthesize(part.to(device))).cpu())
+            rows.append(network(image_convention.from_uint8(pictures[-1]).to(device)).embeddings.float().cpu())
+        return torch.cat(pictures), torch.cat(rows)
 
-    with torch.no_grad():
-        z = torch.randn(count, generator.z_dim, generator=seeded(seed, "shown"))
-        w = torch.cat([generator.map(part.to(device), PSI).cpu() for part in z.split(TOGETHER)])
-        return Pool(w, embed(w), torch.no_grad()(draw), torch.no_grad()(embed))
+    z = torch.randn(count, generator.z_dim, generator=seeded(seed, "shown"))
+    w = torch.cat([generator.map(part.to(device), PSI).cpu() for part in z.split(TOGETHER)])
+    return Pool(w, *make(w), make)
 
 
 @dataclass(frozen=True)
@@ -242,8 +239,8 @@ class DecisionHunt:
             chosen = self.choose(min(ROUND, queries - len(self.shown)))
             if not chosen:
                 break
-            for number in chosen:
-                self.ask(number)
+            for number, answers in zip(chosen, self.ask(chosen), strict=True):
+                self.learn(number, answers)
                 on_query(self.identity, len(self.shown), lambda: self.frame.finish(self.belief)[0])
                 if len(self.shown) % LOOK_BACK == 0:
                     self.belief.reconsider()
@@ -255,10 +252,13 @@ class DecisionHunt:
         self.belief.reconsider(2)
         return self.frame.finish(self.belief)
 
-    def ask(self, number: int) -> None:
-        """Shows one picture, and takes in whether it was accepted."""
-        claimed = torch.tensor([self.identity])
-        answers = require(self.access(self.pool.show([number]), claimed), "logits")[0].exp() > 0.5
+    def ask(self, chosen: list[int]) -> torch.Tensor:
+        """Shows some pictures; returns [n,C], bool: as whom each was accepted."""
+        claimed = torch.full((len(chosen),), self.identity)
+        return (require(self.access(self.pool.show(chosen), claimed), "logits").exp() > 0.5).cpu()
+
+    def learn(self, number: int, answers: torch.Tensor) -> None:
+        """Takes in as whom one picture was accepted."""
         bound = self.limit - self.offsets[number]
         self.shown.append(number)
         if answers[self.identity]:

@@ -25,6 +25,7 @@ GROUPS: dict[str, dict[str, str]] = {  # what one wants -> verb, whose module is
     "run many": {
         "run-sweep": "run a sweep's file on this machine",
         "study-capacity": "do depth, size, photos or users make a recognizer safe?",
+        "study-access": "what an attacker with this access gets after how many queries",
         "benchmark": "time the engine",
     },
     "prepare photos": {

@@ -1,0 +1,199 @@
+"""One attacker with one seed: templates recovered after so many queries, pictures made of them, and the judges' word."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ganinv import images as image_convention
+from ganinv.attack.access import Queries, TargetAccess
+from ganinv.attack.config import TEMPLATE, Optim
+from ganinv.attack.goals import TemplateGoal
+from ganinv.attack.loop import Trial, minimise
+from ganinv.attack.recovery import Pool, make_pool, recover_from_decisions, recover_from_similarities
+from ganinv.attack.spaces import SPACES, Origin, Whitening, fit_whitening
+from ganinv.attack.transforms import RandomAffine
+from ganinv.engine.batches import Batch
+from ganinv.engine.randomness import Streams
+from ganinv.errors import FaultError
+from ganinv.interfaces import Recognition
+from ganinv.judging.leak import find_shipped, measure_leak
+from ganinv.judging.recognitions import RecognitionCache
+from ganinv.recognizers.gallery import Gallery, attach
+from ganinv.studies.access.plan import ATTACKERS, Attacker, Cell
+from ganinv.worlds.assets import Assets
+
+BATCH = 20  # pictures that are searched at a time
+
+
+@dataclass
+class Bench:
+    """What all cells share: a world's assets, the users, and for each seed the pictures that can be shown."""
+
+    assets: Assets
+    spec: str  # of the target's network
+    identities: tuple[int, ...]
+    pictures: int
+    blends: int
+    steps: int
+    pools: dict[int, Pool]
+    whitening: Whitening
+
+    @classmethod
+    def build(cls, assets: Assets, spec: str, identities: Sequence[int], pictures: int, blends: int, steps: int) -> Bench:
+        """Returns the bench of a world whose target is a gallery. Raises: ValueError for another target."""
+        if getattr(assets.target, "templates", None) is None:
+            raise ValueError("expected a target with a gallery, whose templates are the secret, got one without; see --world")
+        target = assets.target
+        gallery = Gallery(target.names, target.templates, target.metric, target.threshold, target.scale, target.num_photos)
+        assets = dataclasses.replace(assets, target=attach(Remembered(target.network), gallery))
+        whitening = fit_whitening(assets.generator, device=torch.device("cpu"))
+        return cls(assets, spec, tuple(identities), pictures, blends, steps, {}, whitening)
+
+    def pool(self, seed: int) -> Pool:
+        """Returns the pictures of a seed."""
+        if seed not in self.pools:
+            self.pools[seed] = make_pool(self.assets.generator, self.assets.target, self.pictures, seed)
+        return self.pools[seed]
+
+    def open_door(self, attacker: Attacker, queries: Queries) -> TargetAccess:
+        """Returns the target as an attacker sees it, at the operator's threshold."""
+        target = self.assets.target
+        if attacker.far:
+            gallery = Gallery(
+                target.names, target.templates, target.metric, self.find_threshold(attacker), target.scale, target.num_photos
+            )
+            target = attach(target.network, gallery)
+        return TargetAccess(target, attacker.access, queries=queries, options=attacker.operator)
+
+    def find_threshold(self, attacker: Attacker) -> float | None:
+        """Returns the threshold at which an attacker's operator accepts.
+
+        Raises: ValueError where the world has none at such a false-match rate: none of its judges is the target's network.
+        """
+        if not attacker.far:
+            return self.assets.target.threshold
+        judge = next((one for one in self.assets.world.judge_entries if one.recognizer == self.spec), None)
+        limit = None if judge is None else find_shipped(judge, attacker.far)
+        if limit is None:
+            raise ValueError(
+                f"expected a threshold of {self.spec} at FMR {attacker.far:g} in the world, got none; leave it out"
+            )
+        return limit
+
+
+class Remembered(nn.Module):
+    """A network that looks at each picture once: every attacker shows the same ones. Gradients are computed anew."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network, self.embedding_dim, self.seen = network, network.embedding_dim, {}
+        self.metric, self.num_identities = getattr(network, "metric", "cosine"), None
+
+    def forward(self, images: torch.Tensor) -> Recognition:
+        """Returns the embeddings [N,D]."""
+        if images.requires_grad:
+            return self.network(images)
+        keys = [hashlib.sha256(image.numpy().tobytes()).digest() for image in images.cpu().contiguous()]
+        new = [row for row, key in enumerate(keys) if key not in self.seen]
+        if new:
+            found = self.network(images[new]).embeddings
+            self.seen |= {keys[row]: embedding for row, embedding in zip(new, found, strict=True)}
+        return Recognition(torch.stack([self.seen[key] for key in keys]), None)
+
+
+def recover_templates(bench: Bench, cell: Cell) -> dict[int, dict]:
+    """Returns queries a user -> {"templates" [T,D], "asked" {user: pictures}, "failed" [users]}, all of one attacker."""
+    attacker, target = ATTACKERS[cell.attacker], bench.assets.target
+    own = target.templates[list(bench.identities)].cpu()
+    if attacker.access == "embeddings":
+        return {0: {"templates": own, "asked": {}, "failed": []}}
+    pool, found = bench.pool(cell.seed), {}
+    if attacker.access == "scores":
+        for count in attacker.queries:
+            queries = Queries(target.num_identities)
+            access = bench.open_door(attacker, queries)
+            recovered = recover_from_similarities(access, pool, bench.identities, count)
+            found[count] = {"templates": recovered.templates, "asked": queries.describe()["per_identity"], "failed": []}
+        return found
+    return recover_by_decisions(bench, attacker, pool, cell.seed)
+
+
+def recover_by_decisions(bench: Bench, attacker: Attacker, pool: Pool, seed: int) -> dict[int, dict]:
+    """Returns the same of who sees accept or reject: one run, looked at on the way. A user who never passed has failed."""
+    tally = Queries(bench.assets.target.num_identities)
+    access = bench.open_door(attacker, tally)
+    mean = pool.embeddings.mean(0)
+    found = {count: {"templates": [], "asked": {}, "failed": []} for count in attacker.queries}
+    threshold = bench.find_threshold(attacker)
+    for user in bench.identities:
+        seen: dict[int, torch.Tensor] = {}
+
+        def look(identity: int, asked: int, template: Callable, seen=seen) -> None:
+            if asked in attacker.queries:
+                seen[asked] = torch.from_numpy(template()).float()
+
+        before, failed = int(tally.each[user]), False
+        try:
+            last = recover_from_decisions(
+                access, pool, (user,), attacker.queries[-1], threshold, seed=seed, blends=bench.blends, on_query=look
+            ).templates[0]
+        except FaultError:  # nothing was accepted
+            last, failed = mean, True
+        spent = int(tally.each[user]) - before
+        for count, entry in found.items():
+            entry["templates"].append(seen.get(count, last))
+            entry["asked"][user] = min(count, spent)
+            entry["failed"] += [user] if failed else []
+    for entry in found.values():
+        entry["templates"] = torch.stack(entry["templates"])
+    return found
+
+
+def invert_templates(bench: Bench, templates: torch.Tensor, seed: int) -> torch.Tensor:
+    """Returns pictures [T,3,R,R] of templates [T,D], one a user, searched through the attacker's own copy of the network.
+
+    A short form of template inversion: the start is the nearest picture of the pool, moved in w_plus for `steps` steps,
+    one transform a step, without a choice among several.
+    """
+    target, generator, pool = bench.assets.target, bench.assets.generator, bench.pool(seed)
+    config = dataclasses.replace(TEMPLATE, optim=Optim(transforms=1))
+    goal = TemplateGoal(templates, metric=target.metric).aim_past(pool.embeddings, config.contrast)
+    near = torch.cdist(templates, pool.embeddings).argmin(1)
+    space = SPACES["w_plus"].begin(
+        Origin(config, generator, torch.zeros(len(near), generator.z_dim), lambda: bench.whitening)
+    )
+    with torch.no_grad():
+        space.v.copy_(bench.whitening.to_v(pool.w[near]))
+    space.project_()
+    trial = Trial(TargetAccess(target), goal, RandomAffine(), 1)
+    streams = Streams((seed, "access", user) for user in bench.identities)
+    rows = torch.arange(len(templates))
+    minimise(space, trial, rows, streams, steps=bench.steps, optim=config.optim, batch=Batch(BATCH), log_every=bench.steps)
+    with torch.no_grad():
+        pictures = torch.cat([image_convention.to_uint8(space(part)) for part in rows.split(BATCH)])
+    return image_convention.from_uint8(pictures)
+
+
+def judge_pictures(bench: Bench, pictures: torch.Tensor) -> list[dict]:
+    """Returns of each user {"identity", "given_away", "accepted" {judge: bool}, "named" {judge: bool}}."""
+    shown = pictures[:, None]
+    controls = {"another user's reconstruction": shown.roll(1, 0)} if len(shown) > 1 else {}
+    leak = measure_leak(
+        shown, bench.identities, controls, bench.assets.judges, bench.assets.references, RecognitionCache(pictures)
+    )
+    return list(leak.users)
+
+
+def measure(bench: Bench, found: Mapping) -> dict:
+    """Returns {"distance" [T], "asked", "failed"} of what was recovered: how far each template is from the true one."""
+    own = bench.assets.target.templates[list(bench.identities)].cpu()
+    if bench.assets.target.metric == "cosine":
+        own = torch.nn.functional.normalize(own, dim=1)
+    distance = (found["templates"] - own).norm(dim=1)
+    return {"distance": [round(float(value), 5) for value in distance], "asked": found["asked"], "failed": found["failed"]}

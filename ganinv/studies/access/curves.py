@@ -1,0 +1,180 @@
+"""What the cells of the study of access say together: a table, the curves, and the rate limits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ganinv.engine.files import clear_errors, write_atomically
+from ganinv.metrics.statistics import exact_interval
+from ganinv.reports.comparison_figures import encode_png
+from ganinv.reports.markdown import format_rows
+from ganinv.studies.access.plan import ATTACKERS, Cell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEAD = (
+    "attacker sees",
+    "queries a user",
+    "seeds",
+    "template off by (mean, largest)",
+    "given away",
+    "95 %",
+    "accepted by",
+    "named by",
+)
+
+
+def gather(points: Mapping[str, Sequence[Mapping]]) -> list[dict]:
+    """Returns a row for each number of queries: points of every seed, {"distance", "asked", "users"} each.
+
+    given_away: of the users, in the first seed that was judged, with the exact interval; seeds more are in "each".
+    """
+    rows = []
+    for count, seeds in sorted(points.items(), key=lambda item: int(item[0])):
+        distances = np.array([point["distance"] for point in seeds])
+        asked = [value for point in seeds for value in point["asked"].values()]
+        row = {
+            "queries": int(count), "asked": float(np.mean(asked)) if asked else 0.0, "seeds": len(seeds),
+            "distance": float(distances.mean()), "largest": float(distances.max()),
+            "failed": sum(len(point["failed"]) for point in seeds) / len(seeds), "judged": 0,
+        }  # fmt: skip
+        judged = [point["users"] for point in seeds if "users" in point]
+        if judged:
+            names = tuple(judged[0][0]["accepted"])
+            row |= {
+                "judged": len(judged), "users": len(judged[0]),
+                "given_away": [sum(user["given_away"] for user in users) for users in judged],
+                "accepted": {name: [sum(user["accepted"][name] for user in users) for users in judged] for name in names},
+                "named": {name: [sum(user["named"][name] for user in users) for users in judged] for name in names},
+            }  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def find_limits(rows: Sequence[Mapping]) -> dict[str, int | None]:
+    """Returns the fewest queries, of those that were judged, after which the first user and half of all users were lost,
+    and the most that kept everybody and more than half; None where no such number was tried.
+
+    The first seed decides: an attacker has one try.
+    """
+    judged = [(row["queries"], row["given_away"][0], row["users"]) for row in rows if row["judged"]]
+
+    def before(lost: Sequence[int]) -> int | None:
+        kept = [count for count, _, _ in judged if not lost or count < lost[0]]
+        return max(kept, default=None)
+
+    first = [count for count, hits, _ in judged if hits]
+    half = [count for count, hits, users in judged if 2 * hits >= users]
+    return {
+        "first_lost": first[0] if first else None, "half_lost": half[0] if half else None,
+        "keeps_all": before(first), "keeps_half": before(half),
+    }  # fmt: skip
+
+
+def read_points(work: Path, cells: Sequence[Cell]) -> dict[str, dict[str, list[dict]]]:
+    """Returns attacker -> queries -> what each seed found."""
+    found: dict[str, dict[str, list[dict]]] = {}
+    for cell in cells:
+        file = work / f"{cell.name}.json"
+        for count, point in (json.loads(file.read_text()) if file.is_file() else {}).items():
+            found.setdefault(cell.attacker, {}).setdefault(count, []).append(point)
+    return found
+
+
+def write_results(out: Path, work: Path, cells: Sequence[Cell], identities: Sequence[int]) -> None:
+    """Writes table.md, table.csv, curves.png and curves.json into a folder. Raises: ValueError where nothing is finished."""
+    rows = {name: gather(points) for name, points in read_points(work, cells).items()}
+    if not rows:
+        raise ValueError(f"expected finished cells in {work}, got none; leave --table-only out")
+    limits = {name: find_limits(of) for name, of in rows.items()}
+    summary = {"identities": list(identities), "attackers": {name: {"rows": rows[name], **limits[name]} for name in rows}}
+    with clear_errors(out, ValueError):
+        out.mkdir(parents=True, exist_ok=True)
+    for name, content in {
+        "table.md": format_table(rows, limits).encode(), "table.csv": format_csv(rows).encode(),
+        "curves.png": encode_png(draw_curves(rows)), "curves.json": json.dumps(summary, indent=1).encode(),
+    }.items():  # fmt: skip
+        write_atomically(out / name, content)
+    print(f"{out}/table.md")
+
+
+def format_table(rows: Mapping[str, Sequence[Mapping]], limits: Mapping[str, Mapping]) -> str:
+    """Returns the Markdown: a row for each attacker and number of queries, then the rate limits."""
+    lines = []
+    for name, of in rows.items():
+        for row in of:
+            given, interval = "not judged", ""
+            if row["judged"]:
+                given = f"{', '.join(map(str, row['given_away']))} of {row['users']}"
+                low, high = exact_interval(row["given_away"][0], row["users"])
+                interval = f"{100 * low:.0f} to {100 * high:.0f} %"
+            said = [
+                "; ".join(f"{judge} {', '.join(map(str, hits))}" for judge, hits in row.get(key, {}).items())
+                for key in ("accepted", "named")
+            ]
+            asked = f"{row['queries']}" + (f" (took {row['asked']:.0f})" if row["asked"] < row["queries"] - 0.5 else "")
+            distance = f"{row['distance']:.3f}, {row['largest']:.3f}"
+            lines.append([ATTACKERS[name].words, asked, str(row["seeds"]), distance, given, interval, *said])
+    text = format_rows(HEAD, lines)
+    ends = [
+        [ATTACKERS[name].words, *(("none tried" if value is None else str(value)) for value in limit.values())]
+        for name, limit in limits.items()
+        if any(row["judged"] for row in rows[name])
+    ]
+    head = (
+        "attacker sees",
+        "first user lost at",
+        "half of users lost at",
+        "a limit that kept all",
+        "that kept more than half",
+    )
+    return f"{text}\n{format_rows(head, ends)}"
+
+
+def format_csv(rows: Mapping[str, Sequence[Mapping]]) -> str:
+    """Returns the same rows as CSV, a seed's counts in one field."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("attacker", "queries", "asked", "seeds", "distance", "largest", "failed", "users", "given_away"))
+    for name, of in rows.items():
+        for row in of:
+            given = " ".join(map(str, row.get("given_away", ())))
+            numbers = (f"{row[key]:.5g}" for key in ("asked", "seeds", "distance", "largest", "failed"))
+            writer.writerow((name, row["queries"], *numbers, row.get("users", ""), given))
+    return file.getvalue()
+
+
+def draw_curves(rows: Mapping[str, Sequence[Mapping]]) -> Figure:
+    """Returns two panels over queries a user: how far recovered templates are off, and the share of users given away."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, (name, of) in enumerate(rows.items()):
+        colour, words = f"C{number}", ATTACKERS[name].words
+        asked = [row["queries"] for row in of if row["queries"]]
+        left.plot(asked, [max(row["distance"], 1e-3) for row in of if row["queries"]], "o-", ms=3, color=colour, label=words)
+        judged = [row for row in of if row["judged"]]
+        shares = [row["given_away"][0] / row["users"] for row in judged]
+        if [row["queries"] for row in judged] == [0]:
+            right.axhline(shares[0], ls=":", color=colour, label=words)
+            continue
+        ends = [exact_interval(row["given_away"][0], row["users"]) for row in judged]
+        bars = [[max(0.0, abs(share - end[side])) for share, end in zip(shares, ends, strict=True)] for side in (0, 1)]
+        counts = [row["queries"] for row in judged]
+        right.errorbar(counts, shares, bars if counts else None, fmt="o-", ms=3, capsize=2, color=colour, label=words)
+    left.set(xscale="log", yscale="log", xlabel="queries a user", ylabel="distance of the recovered template")
+    right.set(xscale="log", xlabel="queries a user", ylabel="share of users given away", ylim=(-0.03, 1.03))
+    left.legend(fontsize=7)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    return figure
