@@ -39,6 +39,7 @@ RANGES = {
     "optim.average_last": "[0, 1e7]",
     "optim.pairs": "[1, 1e5]",
     "optim.sigma": "(0, 1e3]",
+    "optim.coordinates": "[2, 1e5]",
     "augment.flip": "[0, 1]",
     "augment.degrees": "[0, 360]",
     "augment.scale": "[0.1, 10]",

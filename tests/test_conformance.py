@@ -196,7 +196,8 @@ def test_an_attack_repeats_leaves_the_target_alone_and_mixes_no_samples(space, s
     assert first.stuck == ()
 
 
-@pytest.mark.parametrize("searcher", SEARCHERS)
+# one that seeks the border of a decision makes the mean loss of its points rise: tests/test_searchers.py
+@pytest.mark.parametrize("searcher", [name for name in SEARCHERS if name != "boundary"])
 @pytest.mark.parametrize("space", SPACES)
 def test_every_searcher_lowers_the_loss_in_every_space(space, searcher):
     rows = []

@@ -106,7 +106,7 @@ def check_recovery(config: AttackConfig, recognizer: Recognizer) -> None:
     if config.access == "decisions" and getattr(recognizer, "threshold", None) is None:
         raise ValueError("expected a threshold to accept or reject by, got none; pass --threshold")
     recovery = config.recovery
-    if config.access != "embeddings" and recovery.queries > recovery.pictures:
+    if config.access == "scores" and recovery.queries > recovery.pictures:
         raise ValueError(
             f"expected recovery.queries of at most the {recovery.pictures} of recovery.pictures, got {recovery.queries}"
         )

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 class Optim:
     """How the search steps. Adam's short memory (Struppek et al. 2022 use betas 0.1, 0.1) suits few, noisy steps."""
 
-    optimizer: str = "adam"  # adam | gradient_descent | antithetic, which needs no gradients
+    optimizer: str = (
+        "adam"  # adam | gradient_descent; without gradients antithetic | zeroth_order | cma_es | genetic | boundary
+    )
     lr: float = 0.05
     betas: tuple[float, float] = (0.9, 0.99)
     decay: bool = True  # the learning rate follows a half cosine to a tenth
@@ -19,8 +21,9 @@ class Optim:
     halve_at: tuple[float, ...] = ()  # shares of the steps after which the worse half of each user's samples is dropped
     leave_at: float = 0.0  # stop a sample that the target has scored at least this in 10 steps running; 0: never
     average_last: int = 0  # return the mean of the latents after so many last steps (ALSUV); 0: the last
-    pairs: int = 8  # of opposite points that the antithetic search measures in a step
-    sigma: float = 0.1  # how far from the sample they lie
+    pairs: int = 8  # of points that a search without gradients measures in a step
+    sigma: float = 0.1  # how far from the sample they lie, at first
+    coordinates: int = 64  # of the search cma_es: those in which the prior varies most
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -208,7 +208,8 @@ def recover_from_decisions(
     """
     if threshold is None:
         raise ValueError("expected a threshold to accept or reject by, got none; pass --threshold")
-    check_queries(pool, queries)
+    if queries < 2:
+        raise ValueError(f"expected at least 2 queries, got {queries}")
     frame = Frame(access.metric)
     limit = frame.square(threshold if frame.cosine else -threshold)
     found = []
@@ -283,7 +284,7 @@ class DecisionHunt:
             worth, far = self.weigh()
         if abs(far[worth.argmax()]) > 3 * SAYS_LITTLE and self.blends < 2 * BLENDS:
             return []
-        return spread_out(self.rows, self.belief.covariance, worth, count)
+        return spread_out(self.rows, self.belief.covariance, worth, min(count, int(np.isfinite(worth).sum())))
 
     def add_blends(self, far: np.ndarray) -> None:
         """Blends accepted pictures with others where the way from one to the other should cross the threshold.
