@@ -1,8 +1,8 @@
 """Embed the users' reference photos with the judges of a world, so that an attack is scored without any photo.
 
-    python scripts/embed_references.py --world=lfw --photos=data/lfw
+    python scripts/embed_references.py --world=worlds/mine --photos=my_photos
 
-writes pretrained/lfw/references.safetensors, and public_mean.png, the mean photo of the public people.
+writes worlds/mine/references.safetensors, and public_mean.png, the mean photo of the public people.
 
 Time: 15 seconds on 2 CPU cores.
 """

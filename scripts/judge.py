@@ -1,6 +1,6 @@
 """Judge pictures that any other tool made, as the attacks here are judged: same judges, same controls, same report.
 
-    python scripts/judge.py --pictures=FOLDER --world=lfw
+    python scripts/judge.py --pictures=FOLDER --world=faces
 
 FOLDER holds a sub-folder of pictures for each identity number, or files <identity>_<k>.png; square, at least 64 px.
 

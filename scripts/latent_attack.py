@@ -3,9 +3,9 @@
     python scripts/latent_attack.py
 
 attacks ten users of the shipped world `synthetic`, people who do not exist; scores go to the screen, pictures and report
-into runs/latent-synthetic-000. With photographs (see scripts/prepare_lfw.py):
+into runs/latent-synthetic-000. On a recognizer that people deploy, with 40 users enrolled:
 
-    python scripts/latent_attack.py --world=lfw --photos=data/lfw --space=w_plus --seed=1
+    python scripts/latent_attack.py --world=faces --seed=1
 
 Time: 41 seconds on 2 CPU cores, of which the attack takes 19; the judge takes all 5 users for the right ones.
 """

@@ -1,6 +1,6 @@
 """A panel of human raters: a page on which they choose the user among five, and the score of what they chose.
 
-    python scripts/panel.py make runs/latent-lfw-000 runs/pixel-lfw-000 --photos=data/lfw --out=~/panel.html
+    python scripts/panel.py make runs/latent-synthetic-000 runs/pixel-synthetic-000 --out=~/panel.html
 
 writes a page that needs no server and no network, for raters to open, and panel.key.json, to keep from them. The page
 contains photographs. Raters save a small file each:

@@ -1,4 +1,4 @@
-"""Crop Labeled Faces in the Wild into the folders of the world lfw; see ganinv/commands/prepare_lfw.py."""
+"""Crop Labeled Faces in the Wild into folders of people; see ganinv/commands/prepare_lfw.py."""
 
 from ganinv.commands.prepare_lfw import main
 

@@ -1,9 +1,9 @@
 """Train the prior of a world on its public people, and measure it.
 
-    python scripts/train_gan.py --world=lfw --critic=runs/lfw-critic/critic.safetensors \\
-        --eye=pretrained/lfw/lpips_face.safetensors
+    python scripts/train_gan.py --world=worlds/mine --photos=my_photos --critic=runs/mine-critic/critic.safetensors \\
+        --eye=pretrained/faces/lpips_face.safetensors
 
-writes state, log, sample grids and prior.safetensors with its card into runs/lfw-prior. It says at the start how long it
+writes state, log, sample grids and prior.safetensors with its card into runs/mine-prior. It says at the start how long it
 will take. An interrupted training goes on with the same command and --resume, and ends in the same bits. --photos takes a
 folder of people, a flat folder or a zip of pictures; a fifth of them is kept apart, to measure the prior with.
 

@@ -1,4 +1,4 @@
-"""Train a recognizer of a world: target, judge, verifier or lpips_face.
+"""Train a recognizer of a world: target, judge, verifier, lpips_face, or a further target: cnn, softmax, mlp.
 
     python scripts/train_recognizer.py --world=synthetic --role=target --users=gallery
 

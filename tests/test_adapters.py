@@ -503,7 +503,7 @@ def test_the_probe_fires_for_a_wrong_range_and_for_no_right_one(trained, fed):
 
 
 def test_the_probe_on_a_trained_recognizer():
-    target = load_recognizer(str(find_world("lfw").file("target")), "cpu")
+    target = load_recognizer(str(find_world("synthetic").file("target")), "cpu")
 
     class Fed(nn.Module):
         def __init__(self, fed):

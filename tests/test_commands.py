@@ -394,7 +394,7 @@ def test_compare_refuses_in_one_line(monkeypatch, capsys):
         (["photos"], "at photos, got none that has a report.json"),
         (["runs/latent-0", "others"], "expected runs of the same identities, got [0, 1, 2] in runs/latent-0"),
         (["broken"], "broken/report.json"),
-        (["runs", "--world=lfw"], "expected runs of the world lfw"),
+        (["runs", "--world=faces"], "expected runs of the world faces"),
         ([], f"at results/{NAME}/runs, got nothing of that name"),
         (["runs", "--out=broken/report.json"], "broken/report.json"),
         (["runs", "--against=nobody"], "expected a method among random prior sample, latent w, pixel gray-box to compare"),

@@ -97,7 +97,7 @@ def test_the_gradients_are_the_package_s(name):
 
 
 def test_a_trained_prior_gives_the_package_s_pictures_and_gradients():
-    prior = load_checkpoint(PRETRAINED / "lfw" / "prior.safetensors")
+    prior = load_checkpoint(PRETRAINED / "faces" / "prior.safetensors")
     w = prior.map(torch.randn(8, prior.z_dim, generator=torch.Generator().manual_seed(0)), 0.8)
     (images, gradient), (expected, slope) = pull(prior.synthesize, w), pull(partial(draw_stock, prior), w)
     assert (images - expected).abs().max() < 1e-4

@@ -79,8 +79,8 @@ def test_every_batch_norm_is_folded_and_the_answers_stay(architecture, caplog):
 
 
 def test_a_trained_target_keeps_its_scores_and_gradients():
-    model = load_recognizer(str(PRETRAINED / "lfw" / "target.safetensors"), "cpu")
-    prior = load_generator(str(PRETRAINED / "lfw" / "prior.safetensors"), "cpu")
+    model = load_recognizer(str(PRETRAINED / "synthetic" / "target.safetensors"), "cpu")
+    prior = load_generator(str(PRETRAINED / "synthetic" / "prior.safetensors"), "cpu")
     with torch.no_grad():
         images = prior.synthesize(prior.map(torch.randn(3, prior.z_dim, generator=torch.Generator().manual_seed(0)), 0.8))
     (logits, gradient), (expected, slope) = pull(ready_recognizer(model, 64), images), pull(model, images)

@@ -49,8 +49,8 @@ def test_a_run_tells_the_truth_and_the_judges_are_audited_against_it(monkeypatch
     for name in ("user_by_judge", "user_by_factors"):
         assert sum(one[name] for one in by_attack.values()) == whole[name]
     assert "by its embedding: absent: expected" in Path("audit/judges.md").read_text()  # 24 photos tell no rate of 1 %
-    assert run_main(monkeypatch, audit_judges, "runs", "--world=lfw") == 2
-    assert "expected runs of the world lfw" in capsys.readouterr().err
+    assert run_main(monkeypatch, audit_judges, "runs", "--world=faces") == 2
+    assert "expected runs of the world faces" in capsys.readouterr().err
 
 
 def test_photos_in_folders_are_those_that_are_rendered(monkeypatch, capsys, world):

@@ -227,7 +227,7 @@ def test_another_process_at_a_cell_is_left_alone(tiny, monkeypatch, capsys):
         (["--parameters=nan", "--axes=parameters"], "expected"),
         (["--depth=cubic"], "expected a torchvision classifier"),
         (["--grid=huge"], "expected a grid among small, full"),
-        (["--world=lfw"], "expected a world of rendered people"),
+        (["--world=faces"], "expected a world of rendered people"),
         (["--methods=guess"], "expected methods among latent, gray-box, white-box, modern"),
         (["--methods="], "expected at least one method"),
         (["--steps=0"], "expected steps in [1, 1e7], got 0"),

@@ -16,7 +16,7 @@ from ganinv.interfaces import Recognition
 from ganinv.metrics.scores import face_scores
 from ganinv.photos import Photos
 from ganinv.recognizers.cosine import CosineRecognizer
-from ganinv.recognizers.loading import save_recognizer
+from ganinv.recognizers.loading import load_recognizer, save_recognizer
 from ganinv.recognizers.published.frame import WORLD, Frame, Reframe
 from ganinv.reports.report_file import read_report
 from ganinv.weights.cards import read_card
@@ -66,13 +66,22 @@ def copy_world(name: str = "copy") -> Path:
 
 
 def test_the_shipped_worlds_hold_what_they_list():
-    assert {"lfw", "synthetic"} <= set(list_worlds())
+    assert {"faces", "synthetic"} <= set(list_worlds())
     for name in list_worlds():
         world = find_world(name)
         assert world.name == name and world.folder.parent == worlds.PRETRAINED
         listed = {world.file(role) for role in world.roles} | {world.file(one.name) for one in world.judge_entries}
+        listed |= {Path(world.find_target(target)) for target in world.targets}
         lying = {file for file in world.folder.iterdir() if file.suffix in (".safetensors", ".png")}
         assert lying <= listed  # nothing is shipped that no role needs
+
+
+def test_a_world_that_was_replaced_says_by_which(monkeypatch, capsys):
+    assert run_main(monkeypatch, latent_attack, "--world=lfw") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "world lfw was replaced by faces" in error
+    copy_world("lfw")  # a folder of one's own may have any name
+    assert find_world("lfw").folder == Path.cwd() / "lfw"
 
 
 def test_a_world_comes_back_as_it_was_saved(tmp_path):
@@ -122,6 +131,8 @@ BROKEN = {
     "frame": (say(frame=[[0, 1]]), "expected frame to be null or five points"),
     "a path": (say(roles={"target": "../target.safetensors"}), "expected roles to be roles, each NAME.safetensors"),
     "code": (say(roles={"target": "os:getcwd"}), "expected roles to be roles"),
+    "a target elsewhere": (say(targets={"cnn": "/etc/cnn.safetensors"}), "expected targets to be names of further targets"),
+    "no target's file": (say(targets={"cnn": "cnn.safetensors"}), "expected cnn.safetensors for the cnn in the world"),
     "twice": (say(judges=[JUDGE, JUDGE]), "expected judges to be a list of judges, each with a name of its own"),
     "half a judge": (say(judges=[{"name": "judge"}]), "expected judges to be a list"),
     "thresholds": (say(judges=[JUDGE | {"thresholds": {"often": 1}}]), "expected judges to be a list"),
@@ -189,6 +200,18 @@ def test_a_run_on_a_target_of_the_same_users_is_judged_as_the_worlds_own(monkeyp
     assert run_main(monkeypatch, latent_attack, *flags, "--out=own") == 0
     assert read_report("mine")["summary"].keys() == read_report("own")["summary"].keys()
     assert "judge_score" in read_report("mine")["summary"]
+
+
+def test_a_further_target_has_a_name_and_the_worlds_judges(monkeypatch):
+    write_target("mine.safetensors", NAMES)
+    world = find_world(copy_world()).register("cnn", "mine.safetensors", is_target=True)
+    assert find_world("copy") == world and world.targets == {"cnn": "cnn.safetensors"}
+    assert world.roles == find_world(NAME).roles
+    assets = load_assets("copy", device=CPU, target="cnn")
+    assert assets.files["target"] == world.folder / "cnn.safetensors" and assets.references is not None
+    assert [judge.name for judge in assets.judges] == ["verifier", "judge"]
+    assert torch.equal(assets.target.directions, load_recognizer("mine.safetensors", "cpu").directions)
+    assert world.find_target("") == "" and world.find_target("dlib") == "dlib"
 
 
 # ---- frames

@@ -1,4 +1,4 @@
-"""Crop Labeled Faces in the Wild into the folders of the world lfw.
+"""Crop Labeled Faces in the Wild into folders of people, for a world of your own.
 
     python scripts/prepare_lfw.py --source=DIR --out=data/lfw
 
@@ -21,7 +21,7 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Crop Labeled Faces in the Wild into the folders of the world lfw.
+    """Crop Labeled Faces in the Wild into folders of people, for a world of your own.
 
     Example: --out=data/lfw
     """

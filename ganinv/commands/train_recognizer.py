@@ -9,7 +9,8 @@ from pathlib import Path
 from ganinv import cli
 from ganinv.commands.training_output import claim_output, register_output, shown
 
-WORLD_ROLES = ("target", "judge", "verifier", "lpips_face")  # a critic is of use to a training alone
+FURTHER_TARGETS = ("cnn", "softmax", "mlp")
+WORLD_ROLES = ("target", "judge", "verifier", "lpips_face", *FURTHER_TARGETS)  # a critic is of use to a training alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class TrainRecognizer:
     Example: --world=worlds/mine --photos=my_photos --role=target
     """
 
-    role: str = "target"  # target | judge | verifier | lpips_face | critic
+    role: str = "target"  # target | judge | verifier | lpips_face | critic | cnn | softmax | mlp
     users: str = (
         "classes"  # classes: users are among a target's and a judge's | gallery: they are enrolled, by enrol_users.py
     )
@@ -64,7 +65,7 @@ def run(config: TrainRecognizer) -> None:
 
     people = list_people(Path(photos) / world.users) if recipe.sees_users else None
     users = load_photos(people, world.resolution, split="train", most=PHOTOS_PER_USER) if people else None
-    public = load_public(world, photos, recipe.public)
+    public = load_public(world, photos, recipe.public) if recipe.public else None
     with shown(config, settings.steps, config.role, out) as on_step:
         model = training.train_recognizer(
             settings, users, public, out, device=device, resume=config.resume, on_step=on_step, on_plan=tqdm.write
@@ -93,7 +94,7 @@ def run(config: TrainRecognizer) -> None:
     save_recognizer(model, weights, card)
     if config.role in WORLD_ROLES:
         sees_users = recipe.sees_users if config.role in ("judge", "verifier") else None
-        register_output(world, config.role, weights, sees_users=sees_users)
+        register_output(world, config.role, weights, sees_users=sees_users, is_target=config.role in FURTHER_TARGETS)
     print(f"{weights}: {card['metrics']}")
 
 
@@ -101,7 +102,9 @@ def describe_data(recipe, users, public, most: int) -> dict:
     """Returns what a recognizer was trained on, as its card says it."""
     from ganinv.weights.cards import describe_photos
 
-    described = {"public": describe_photos(len(public), len(public.names), hash_range=recipe.public)}
+    described = {}
+    if public is not None:
+        described["public"] = describe_photos(len(public), len(public.names), hash_range=recipe.public)
     if users is not None:
         described["users"] = describe_photos(len(users), len(users.names), split="train", most=most)
     return described

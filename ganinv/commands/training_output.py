@@ -16,15 +16,15 @@ def claim_output(out: Path, weights: Path, *, resume: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def register_output(world, role: str, weights: Path, *, sees_users: bool | None = None) -> None:
+def register_output(world, role: str, weights: Path, *, sees_users: bool | None = None, is_target: bool = False) -> None:
     """Copies trained weights and their card into a world that is a folder of the user's own, and says so there.
 
-    A shipped world stays as it is. sees_users: of a judge, None for what is none.
+    A shipped world stays as it is. sees_users, is_target: see World.register.
     """
     from ganinv.worlds.world import PRETRAINED
 
     if world.folder.parent != PRETRAINED:
-        world.register(role, weights, sees_users=sees_users)
+        world.register(role, weights, sees_users=sees_users, is_target=is_target)
         print(f"{world.folder}: {role} added")
 
 

@@ -11,17 +11,30 @@ from ganinv.training.recognizer import RecognizerTraining
 class Recipe:
     """training: how; sees_users: whether registered users are among its classes; mirror: whether it looks at the mirror
     image too (not while it is trained); public: the share of public people, by a hash of their names, that it is trained
-    on. People above 0.8 are kept from every recognizer and prior."""
+    on, None for nobody. People above 0.8 are kept from every recognizer and prior."""
 
     training: RecognizerTraining
     sees_users: bool
     mirror: bool = False
-    public: tuple[float, float] = (0.0, 0.8)
+    public: tuple[float, float] | None = (0.0, 0.8)
 
 
 RECIPES = {
     # the recognizer under attack
     "target": Recipe(RecognizerTraining(architecture="resnet18", steps=1500, seed=0), sees_users=True),
+    # home-made targets that have met nobody but the users, as in Khosravy et al. 2021: a small CNN, and the two shallow
+    # ones. A row of the softmax is a picture of its user, so their weights are as private as the photos
+    "cnn": Recipe(RecognizerTraining(architecture="resnet18-0.5", steps=500, batch=64, seed=0), sees_users=True, public=None),
+    "softmax": Recipe(
+        RecognizerTraining(architecture="linear", embedding_dim=40, input_size=32, steps=500, batch=64, seed=0),
+        sees_users=True,
+        public=None,
+    ),
+    "mlp": Recipe(
+        RecognizerTraining(architecture="mlp", embedding_dim=128, input_size=32, steps=500, batch=64, seed=0),
+        sees_users=True,
+        public=None,
+    ),
     # scores a reconstruction: of another family than the target, so that a pattern that fools one need not fool the other
     "judge": Recipe(
         RecognizerTraining(architecture="vgg_trunk", steps=1500, users_share=0.4, seed=1), sees_users=True, mirror=True

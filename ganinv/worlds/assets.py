@@ -51,7 +51,8 @@ def load_assets(
     """Returns a world's assets, with the user's own generator, target or photos where they are given.
 
     identities: users that are attacked, whose reference photos are rendered where the world can do that.
-    generator, target: anything that loading.py reads, "" for the world's own. A target whose card lists the world's
+    generator, target: anything that loading.py reads, "" for the world's own; a target also by the name that world.json gives
+    to a further one. A target whose card lists the world's
     users keeps the world's judges, references and truth. photos: the world's photo folder, for what needs pictures; with
     a target of other users, a folder with one sub-folder of new photos for each of its identities, in order of name; where
     the target names its users, the photos of those that are attacked suffice. No judge knows these users: those alone take
@@ -61,6 +62,7 @@ def load_assets(
     Raises: ValueError for an unknown world, and whatever loading raises.
     """
     world = load_world(name, device)
+    target = world.find_target(target)
     names = read_classes(classes) if classes else ()
     if gallery:
         network = world.load(target or world.spec("target"))

@@ -1,4 +1,4 @@
-"""Labeled Faces in the Wild as the folders of the world lfw; see commands/prepare_lfw.py."""
+"""Labeled Faces in the Wild as folders of people; see commands/prepare_lfw.py."""
 
 from __future__ import annotations
 

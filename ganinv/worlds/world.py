@@ -32,6 +32,8 @@ from ganinv.worlds.world_file import CARDLESS, PUBLISHED, JudgeEntry
 
 log = logging.getLogger(__name__)
 
+REPLACED = {"lfw": "faces"}  # worlds that are shipped no longer
+
 
 @dataclass(frozen=True)
 class World:
@@ -42,7 +44,8 @@ class World:
     whose people are the target's identities, in order of name; public: likewise the others; photos_per_user: of people
     who do not exist, whose photos are rendered when asked for; 0 where people are real; shows_references: reference
     photos may be shown in a report, since nobody on them is real. roles: role -> file in the folder, or published
-    network; judge_entries: likewise the judges, those first that never met the users.
+    network; targets: likewise further recognizers of the same users, by name; judge_entries: likewise the judges, those first
+    that never met the users.
     """
 
     folder: Path
@@ -54,6 +57,7 @@ class World:
     shows_references: bool = False
     frame: tuple[tuple[float, float], ...] | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
+    targets: Mapping[str, str] = field(default_factory=dict)
     judge_entries: tuple[JudgeEntry, ...] = ()
     device: torch.device | str = "cpu"
 
@@ -77,6 +81,11 @@ class World:
             known = ", ".join([*self.roles, *judges]) or "nothing"
             raise ValueError(f"expected a {role} in the world {self.folder}, got {known}; train one, or name your own")
         return place if place in PUBLISHED else str(find_file(self.folder, place))
+
+    def find_target(self, spec: str) -> str:
+        """Returns what load_recognizer reads for a target: the world's further one of that name, else the spec itself."""
+        place = self.targets.get(spec)
+        return spec if place is None else place if place in PUBLISHED else str(find_file(self.folder, place))
 
     def file(self, role: str) -> Path:
         """Returns the weight file of a role; where the world has no such role, the place where it would lie."""
@@ -206,11 +215,11 @@ class World:
         ]  # fmt: skip
         return dataclasses.replace(self, judge_entries=tuple(entries))
 
-    def register(self, role: str, file: str | Path, *, sees_users: bool | None = None) -> World:
+    def register(self, role: str, file: str | Path, *, sees_users: bool | None = None, is_target: bool = False) -> World:
         """Returns the world with one more file, or another for the role; written to world.json.
 
         file: a published network, or weights, which are copied with their card unless they lie in the folder; sees_users:
-        of a judge, None for what is none.
+        of a judge, None for what is none; is_target: of a further target of that name.
         """
         place = str(file)
         if place not in PUBLISHED:
@@ -221,7 +230,9 @@ class World:
                 if not goal.exists() or not source.samefile(goal):
                     shutil.copyfile(source, temporary := goal.with_name(f"{goal.name}.tmp"))
                     os.replace(temporary, goal)
-        if sees_users is None:
+        if is_target:
+            changed = dataclasses.replace(self, targets={**self.targets, role: place})
+        elif sees_users is None:
             changed = dataclasses.replace(self, roles={**self.roles, role: place})
         else:
             others = [entry for entry in self.judge_entries if entry.name != role]
@@ -257,10 +268,13 @@ def find_world(name: str | Path) -> World:
         folder = shipped
     else:
         folder = Path(os.path.abspath(Path(name).expanduser()))
+        if not folder.is_dir() and name in REPLACED:
+            new = REPLACED[name]
+            raise ValueError(f"expected a world that is shipped, got {name}; world {name} was replaced by {new}")
         if not folder.is_dir():
             raise ValueError(f"expected a world among {', '.join(list_worlds())}, or a folder with a world.json, got {name}")
     world = World(folder, **world_file.read_world_file(folder))
-    places = {**world.roles, **{entry.name: entry.recognizer for entry in world.judge_entries}}
+    places = {**world.roles, **world.targets, **{entry.name: entry.recognizer for entry in world.judge_entries}}
     for role, place in places.items():
         file = find_file(folder, place)
         if place not in PUBLISHED and not file.is_file():

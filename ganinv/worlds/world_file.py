@@ -3,10 +3,12 @@
     {"resolution": 64, "grey": true, "frame": [[x, y] * 5] or null, "users": "private", "public": "public",
      "photos_per_user": 0, "shows_references": false,
      "roles": {"prior": "prior.safetensors", "target": "target.safetensors", "references": "references.safetensors", ...},
+     "targets": {"cnn": "cnn.safetensors"},
      "judges": [{"name": "verifier", "recognizer": "verifier.safetensors", "sees_users": false,
                  "thresholds": {"0.01": 0.41}, "impostor_pairs": 10000}, ...]}
 
-All keys may be left out. A role or a judge's recognizer is a file of the folder, WORLD/FILE of a shipped world, or the name
+All keys may be left out. targets are further recognizers of the same users, by the name that --target takes. A role, a target
+or a judge's recognizer is a file of the folder, WORLD/FILE of a shipped world, or the name
 of a published network, such as "sface"; never code, since a world is data.
 """
 
@@ -108,6 +110,7 @@ KEYS: dict[str, tuple[Callable[[object], bool], str]] = {
         is_roles,
         f"roles, each NAME.safetensors in the folder, or a shipped world's WORLD/NAME.safetensors, or {', '.join(PUBLISHED)}",
     ),
+    "targets": (is_roles, "names of further targets, each with a place as roles have"),
     "judges": (is_judges, "a list of judges, each with a name of its own, recognizer and sees_users"),
 }
 
