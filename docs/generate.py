@@ -30,11 +30,13 @@ TITLES = {
     "verifier": "the judge that never met the users",
     "lpips_face": "the trunk of a perceptual distance",
     "factors": "the regressor of a rendered person's factors",
+    "cnn": "a further target: a small CNN that has met nobody but the users",
     "mobilefacenet": "a recognizer that others trained and published: a judge",
 }
 USES = {
     "prior": "Attacks search its latent space. Controls are drawn from it.",
     "target": "To be attacked in demonstrations and comparisons. It protects no door.",
+    "cnn": "To be attacked in demonstrations and comparisons (`--target=cnn`). It protects no door.",
     "gallery": "To be attacked, together with the network that embeds. Templates are embeddings, without pictures.",
     "judge": "To judge reconstructions of this world's users, and of nobody else.",
     "verifier": "To compare reconstructions with reference photos. It names nobody.",
