@@ -22,19 +22,6 @@ class Recipe:
 RECIPES = {
     # the recognizer under attack
     "target": Recipe(RecognizerTraining(architecture="resnet18", steps=1500, seed=0), sees_users=True),
-    # home-made targets that have met nobody but the users, as in Khosravy et al. 2021: a small CNN, and the two shallow
-    # ones. A row of the softmax is a picture of its user, so their weights are as private as the photos
-    "cnn": Recipe(RecognizerTraining(architecture="resnet18-0.5", steps=500, batch=64, seed=0), sees_users=True, public=None),
-    "softmax": Recipe(
-        RecognizerTraining(architecture="linear", embedding_dim=40, input_size=32, steps=500, batch=64, seed=0),
-        sees_users=True,
-        public=None,
-    ),
-    "mlp": Recipe(
-        RecognizerTraining(architecture="mlp", embedding_dim=128, input_size=32, steps=500, batch=64, seed=0),
-        sees_users=True,
-        public=None,
-    ),
     # scores a reconstruction: of another family than the target, so that a pattern that fools one need not fool the other
     "judge": Recipe(
         RecognizerTraining(architecture="vgg_trunk", steps=1500, users_share=0.4, seed=1), sees_users=True, mirror=True
@@ -50,6 +37,19 @@ RECIPES = {
     ),
     # the features by which a prior learns what matters in a face; judges nothing
     "critic": Recipe(RecognizerTraining(architecture="vgg_trunk", steps=500, seed=7), sees_users=False),
+    # home-made targets that have met nobody but the users, as in Khosravy et al. 2021: a small CNN, and the two shallow
+    # ones. A row of the softmax is a picture of its user, so their weights are as private as the photos
+    "cnn": Recipe(RecognizerTraining(architecture="resnet18-0.5", steps=500, batch=64, seed=0), sees_users=True, public=None),
+    "softmax": Recipe(
+        RecognizerTraining(architecture="linear", embedding_dim=40, input_size=32, steps=500, batch=64, seed=0),
+        sees_users=True,
+        public=None,
+    ),
+    "mlp": Recipe(
+        RecognizerTraining(architecture="mlp", embedding_dim=128, input_size=32, steps=500, batch=64, seed=0),
+        sees_users=True,
+        public=None,
+    ),
 }
 # an embedding network, in which users are enrolled once it is trained: it has met none of them, and no two of these have
 # met the same person. Faster networks than above, since what they learn depends on how many photos they are shown
