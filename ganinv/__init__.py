@@ -22,6 +22,7 @@ HOMES = {  # public name -> where it is defined
     "load_prior": "priors.loading:load_generator",
     "load_recognizer": "recognizers.loading:load_recognizer",
     "wrap": "recognizers.wrapped:wrap",
+    "check_photos": "worlds.photo_check:check_photos",
     "judge": "reports.report:judge",
     "probe": "studies.probing:probe",
     "audit": "studies.audit:audit",
@@ -44,6 +45,7 @@ __all__ = [
     "Report",
     "World",
     "audit",
+    "check_photos",
     "judge",
     "load_prior",
     "load_recognizer",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from ganinv.reports.report import Report, judge
     from ganinv.studies.audit import AuditResult, audit
     from ganinv.studies.probing import probe
+    from ganinv.worlds.photo_check import check_photos
     from ganinv.worlds.references import Judge
     from ganinv.worlds.world import World, load_world
 

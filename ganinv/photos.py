@@ -55,7 +55,9 @@ def list_people(root: str | Path) -> dict[str, list[Path]]:
     """
     root = Path(root)
     if not root.is_dir():
-        raise ValueError(f"expected a folder with one sub-folder per person, got {root}, which is no folder")
+        raise ValueError(
+            f"expected a folder with one sub-folder per person, got {root}, which is no folder; make FOLDER/PERSON/PHOTO"
+        )
     people = {}
     for name in sort_names(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         folder = root / name
@@ -63,7 +65,9 @@ def list_people(root: str | Path) -> dict[str, list[Path]]:
         if not people[folder.name]:
             raise ValueError(f"expected photos ({', '.join(images.SUFFIXES)}) in {folder}, got none; remove the folder")
     if not people:
-        raise ValueError(f"expected a folder with one sub-folder per person, got {root}, which has none")
+        raise ValueError(
+            f"expected a folder with one sub-folder per person, got {root}, which has none; make FOLDER/PERSON/PHOTO"
+        )
     return people
 
 
@@ -89,9 +93,15 @@ def order_people(people: Mapping[str, T], names: Sequence[str]) -> dict[str, T]:
     if not names:
         return dict(people)
     if missing := [name for name in names if name not in people]:
-        raise ValueError(f"expected photos or a template of {missing[0][:80]!r}, whom the class map names, got none")
+        raise ValueError(
+            f"expected photos or a template of {missing[0][:80]!r}, whom the class map names, got none"
+            "; add them, or take the name out"
+        )
     if odd := sorted(people.keys() - set(names)):
-        raise ValueError(f"expected nobody beside the {len(names)} names of the class map, got {odd[0][:80]!r}")
+        raise ValueError(
+            f"expected nobody beside the {len(names)} names of the class map, got {odd[0][:80]!r}"
+            "; add the name to the map, or leave its folder out"
+        )
     return {name: people[name] for name in names}
 
 
@@ -134,7 +144,10 @@ def load_photos(
 
     chosen = [(index, path) for index, files in enumerate(people.values()) for path in choose_photos(files, split)[:most]]
     if not chosen:
-        raise ValueError(f"expected at least one photo in the split {split}, got none from {len(people)} people")
+        raise ValueError(
+            f"expected at least one photo in the split {split}, got none from {len(people)} people"
+            "; add photos, or choose another split"
+        )
     pixels = np.empty((len(chosen), 3, size, size), np.uint8)
     for row, (_, path) in enumerate(tqdm(chosen, "photos", disable=not progress, leave=False)):
         pixels[row] = images.load_pixels(path, size).transpose(2, 0, 1)
@@ -157,7 +170,9 @@ def claim_folder(out: Path, settings: Mapping) -> None:
             raise ValueError(f"expected the settings and photos of {manifest}, got others; choose another --out")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"expected --out to be new or of an interrupted run, got {out}, which holds something else")
+        raise ValueError(
+            f"expected --out to be new or of an interrupted run, got {out}, which holds something else; choose another --out"
+        )
     out.mkdir(parents=True, exist_ok=True)
     temporary = manifest.with_suffix(".tmp")
     temporary.write_text(json.dumps(settings, indent=2) + "\n")

@@ -130,6 +130,23 @@ def test_an_assessment_names_what_was_attacked_held_found_and_left_out():
     assert judged["What the attacker held"] == ["unknown: the pictures were made elsewhere"]
 
 
+def test_who_did_not_move_is_said_first_and_queries_by_user(capsys):
+    queries = {"gradients": 6, "answers": 4, "shared": 3, "per_identity": {"0": 3, "1": 4}}
+    report = make_run() | {"stuck": [1], "names": {"0": "Ada", "1": "Bob"}, "queries": queries}
+    report["remarks"] = answers.write_remarks(report)
+    terminal.print_report(report, "runs/a")
+    out = capsys.readouterr().out
+    assert out.startswith("The search did not move for user 1 (Bob): the picture") and "(3 to 4 for each user)" in out
+    held = assessment.describe_assessment(report, {}, {})["What the attacker held"]
+    assert held[-1].endswith("(3 to 4 for each user)")
+    assert "Given away: user 0 (Ada)." in out
+    found = assessment.describe_assessment(report, {}, {})
+    assert found["What was found"][-1] == "users given away: 0 (Ada)"
+    assert found["What was attacked"][1].endswith("by number: 0 (Ada), 1 (Bob)")
+    assert "for any of the users:" in answers.write_remarks(report | {"stuck": [0, 1]})[0]
+    assert answers.write_remarks(make_run()) == []  # of an earlier version
+
+
 def test_the_end_of_a_run_is_the_verdict_the_page_and_ten_lines(capsys):
     report = make_run() | {"absent": {f"metric_{number}": "no" for number in range(30)}}
     entry = {"mean": 0.5, "ci95": [0.4, 0.6], "n": 2}
@@ -140,4 +157,4 @@ def test_the_end_of_a_run_is_the_verdict_the_page_and_ten_lines(capsys):
     lines = rest.splitlines()
     assert verdict.startswith("Does it leak?") and len(lines) == terminal.MOST_LINES
     assert lines[0].startswith("target_score ") and "95% interval 0.400 to 0.600   n 2" in lines[0]
-    assert lines[-2].startswith("30 absent") and "100 images" in lines[-1] and max(map(len, lines)) < 100
+    assert lines[-2].startswith("30 absent") and "100 pictures" in lines[-1] and max(map(len, lines)) < 100

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import ganinv
+from ganinv.attack.invert import Attack
 from ganinv.commands import audit as command
-from ganinv.studies import audit
+from ganinv.studies import attack_run, audit
 from tests.tiny_world import NAME, make_tiny_world, register, run_main
 
 
@@ -42,6 +44,46 @@ def test_an_audit_writes_one_report_of_all_attacks_and_goes_on_where_it_was_stop
     monkeypatch.setattr(audit.run_audit, "__defaults__", (never,))
     assert run_main(monkeypatch, command, *words) == 0
     assert json.loads(Path("runs/all/audit.json").read_text()) == found
+
+
+def test_a_stopped_audit_says_that_the_same_command_goes_on_and_it_does(monkeypatch, capsys):
+    words = [f"--world={NAME}", "--identities=0-2", "--steps=2", "--wandb=disabled", "--device=cpu", "--out=runs/all"]
+    judge, calls = attack_run.judge_result, []
+
+    def interrupt(*arguments):
+        calls.append(1)
+        if len(calls) == 2:  # in the second attack, whose search has saved its state
+            raise KeyboardInterrupt
+        return judge(*arguments)
+
+    monkeypatch.setattr(attack_run, "judge_result", interrupt)
+    assert run_main(monkeypatch, command, *words) == 130
+    said = capsys.readouterr().err
+    assert "the same command goes on" in said and "--resume" not in said
+    assert Path("runs/all/class-score/state.safetensors").is_file()
+    assert run_main(monkeypatch, command, *words) == 0 and len(calls) == 3
+    assert Path("runs/all/class-score/report.json").is_file() and [path.name for path in Path("runs").iterdir()] == ["all"]
+    assert run_main(monkeypatch, command, *words[:-2], "--seed=3", "--out=runs/all") == 2
+    assert "expected the options that runs/all was begun with, got another seed; repeat" in capsys.readouterr().err
+
+
+def test_an_audit_names_users_whose_search_did_not_move(monkeypatch, capsys):
+    words = [f"--world={NAME}", "--identities=0-2", "--steps=1", "--wandb=disabled", "--device=cpu", "--out=runs/all"]
+    monkeypatch.setattr(Attack, "collect", lambda self, first: replace(_collect(self, first), stuck=(0, 2)))
+    assert run_main(monkeypatch, command, *words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "class score: The search did not move for user 0, user 2: the picture is the one that it began with" in said
+    assert "The search did not move for user 0, user 2" in Path("runs/all/audit.html").read_text()
+    report = json.loads(Path("runs/all/class-score/report.json").read_text())
+    assert report["stuck"] == [0, 2] and len(report["remarks"]) == 1
+    shown = report["queries"]
+    assert shown["per_identity"].keys() == {"0", "1", "2"}
+    assert shown["shared"] + sum(shown["per_identity"].values()) == report["cost"]["images_evaluated"]
+    page = Path("runs/all/class-score/report.html").read_text()
+    assert page.count("The search did not move<") == 2 and "pictures shown for this user" in page
+
+
+_collect = Attack.collect
 
 
 def test_an_audit_from_python_is_printed_and_kept(world):

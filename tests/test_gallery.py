@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+import ganinv
 from ganinv.attack.config import TEMPLATE
 from ganinv.commands import latent_attack, pixel_attack
 from ganinv.interfaces import Recognition
@@ -142,8 +143,37 @@ def test_photos_are_enrolled_with_the_networks_threshold(people):
     torch.testing.assert_close(target.templates[0], torch.tensor(red), atol=1e-5, rtol=0)
     assert target.decide(target(as_images(red))).tolist() == [0]
     assert Colour().enroll(people, threshold=0.1).threshold == 0.1
+    assert [len(target.enrolled[name]) for name in target.names] == [2, 2]
     swapped = enroll(Colour(), people, classes=("Bob", "Ada"))
+    assert list(swapped.enrolled) == ["Bob", "Ada"]
     assert swapped.names == ("Bob", "Ada") and torch.equal(swapped.templates, target.templates.flip(0))
+
+
+class Classifier(nn.Module):
+    def forward(self, images):
+        return 5 * images.mean((2, 3))
+
+
+def test_a_classifier_enrols_nobody_unless_it_embeds_too(people, caplog):
+    wrapped = ganinv.wrap(Classifier().eval(), size=8, output="logits")
+    called = CallableRecognizer(Classifier(), torch.zeros(2, 3, 8, 8))
+    for classifier in (wrapped, called):
+        with pytest.raises(ValueError, match="expected a network that embeds, .*, got a classifier of 3 users; attack"):
+            classifier.enroll(people)
+        save_file({"Ada": EAST, "Bob": NORTH}, "stored.safetensors")
+        with pytest.raises(ValueError, match="got a classifier of 3 users"):
+            load_gallery(classifier, "stored.safetensors")
+    assert ganinv.wrap(Classifier().eval(), size=8, output="embeddings").enroll(people).names == ("Ada", "Bob")
+    both = CallableRecognizer(lambda images: (images.mean((2, 3)), 5 * images.mean((2, 3))), torch.ones(2, 3, 8, 8))
+    assert both.enroll(people).names == ("Ada", "Bob") and "its own head of 3 classes is unused" in caplog.text
+
+
+@pytest.mark.parametrize("threshold", ["x", math.nan, math.inf, [0.5]])
+def test_a_threshold_that_is_no_number_is_refused_before_any_photo_is_read(threshold):
+    with pytest.raises(ValueError, match="^expected threshold to be a finite number or None, got .*; pass a cosine"):
+        Colour().enroll("no/such/folder", threshold=threshold)
+    with pytest.raises(ValueError, match="^expected threshold to be a finite number"):
+        Gallery(("a",), EAST[None], "cosine", threshold)
 
 
 def test_whom_nobody_can_see_is_named(people, monkeypatch):

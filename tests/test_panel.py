@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from ganinv.commands import panel as command
 from ganinv.engine.randomness import seeded
 from ganinv.studies.panel.answers import ANSWERS_FORMAT, check_answers, check_key
 from ganinv.studies.panel.page import KEY_FORMAT, NOTICES, build_panel, format_page
+from ganinv.studies.panel.pictures import number_people, split_references
 from ganinv.studies.panel.score_table import format_score
 from ganinv.studies.panel.scoring import (
     binomial_tail,
@@ -250,6 +252,20 @@ def test_a_panel_of_ones_own_users_holds_a_fifth_of_the_photos_out(world, monkey
     ):
         assert run_main(monkeypatch, command, "make", *words, "--photos=mine", "--out=new.html") == 2
         assert message in read_error(capsys)
+
+
+def test_users_are_shown_by_the_names_that_the_runs_give_them(world):
+    write_people(Path("mine"), 3)
+    run = SimpleNamespace(report={"names": {"0": "p02", "1": "p00", "2": "p01", "3": "gone"}}, provenance={})
+    assert [(number, name) for number, (name, _) in number_people("mine", [run]).items()] == [
+        (0, "p02"),
+        (1, "p00"),
+        (2, "p01"),
+    ]
+    shown, _ = split_references("mine", None, True, [run])
+    assert {file.parent.name for file in shown[0]} == {"p02"} and {file.parent.name for file in shown[1]} == {"p00"}
+    shown, _ = split_references("mine", None, True, [SimpleNamespace(report={})])  # of an earlier version
+    assert {file.parent.name for file in shown[0]} == {"p00"}
 
 
 def test_nobody_real_is_called_real(world, monkeypatch):

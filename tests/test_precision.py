@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ganinv.attack.attacks import LatentAttack
 from ganinv.attack.config import AttackConfig
 from ganinv.attack.invert import invert
 from ganinv.attack.start import draw_pool
@@ -193,6 +194,42 @@ def test_auto_takes_the_fastest_form_unless_the_scores_move(computing):
     prior.gain = 0.2
     choice = choose_precision("auto", prior, target, w)
     assert choice.prior == Form() and "prior float32" in choice.line
+
+
+class Embedding(nn.Module):
+    """A target that only embeds; in bfloat16 its embeddings move by so much."""
+
+    num_identities, embedding_dim, moved = None, 64, 0.0
+
+    def forward(self, images):
+        embeddings = F.normalize(images.mean(1).flatten(1), dim=1)
+        if torch.is_autocast_enabled("cpu"):
+            return Recognition(embeddings + self.moved / 8, None)
+        for _ in range(200):
+            embeddings = embeddings + 0
+        return Recognition(embeddings, None)
+
+
+def test_auto_holds_a_target_that_only_embeds_to_how_far_its_embeddings_move(computing):
+    target, w = Embedding(), toy_world()[2][:, None].repeat(1, 2, 1)
+    assert choose_precision("auto", LinearGenerator(), target, w).target.dtype == "bfloat16"
+    target.moved = 0.03
+    choice = choose_precision("auto", LinearGenerator(), target, w)
+    assert choice.target.dtype == "float32" and "scores differ by 0.000" in choice.line
+
+
+def test_an_attack_from_python_searches_in_the_form_that_was_chosen(computing, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Slow, "synthesize", lambda self, w: asked.append(torch.is_autocast_enabled("cpu")) or _draw(self, w))
+    prior, target, _ = toy_world()
+    for form, searched in (("float32", False), ("bfloat16", True)):
+        asked.clear()
+        attack = LatentAttack(steps=2, candidates=4, restarts=1, final_transforms=2, precision=form)
+        attack(Slow(), target, [0])
+        assert any(asked) is searched and not asked[-1]  # the final choice is float32
+
+
+_draw = LinearGenerator.synthesize
 
 
 def test_auto_does_not_try_what_the_processor_only_imitates(monkeypatch):

@@ -41,7 +41,7 @@ def test_report_reads_back_as_written_with_the_schema(tmp_path):
     written = write(tmp_path / "run")
     keys = ["method", "world", "identities", "seed", "summary", "per_identity", "cost", "absent"]
     keys += ["headline", "controls", "ceiling", "judges", "factors", "pictures", "type_i", "memory", "sets", "files"]
-    keys += ["leak", "selection", "sar", "attributes", "goal", "queries", "verdict"]
+    keys += ["leak", "selection", "sar", "attributes", "goal", "queries", "verdict", "remarks"]
     assert list(written) == keys
     cost = {"seconds": 1.5, "images_evaluated": 10, "gradient_queries": 6, "score_queries": 4, "verdict_seconds": 0.0}
     assert written["cost"] == cost

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from ganinv.errors import AbsentError
+from ganinv.images import save
 from ganinv.judging.recognitions import RecognitionCache
 from ganinv.judging.success import ATTACK, IMPOSTOR, System, list_systems, measure_success
 from ganinv.metrics.statistics import exact_interval
+from ganinv.photos import list_people
 from ganinv.worlds.references import Judge, References
 from tests.test_verdict import StripeRecognizer, stripe
 
@@ -44,6 +46,24 @@ def test_rates_by_hand():
     assert rows["I", "operator", IMPOSTOR]["share"] == pytest.approx((1 / 3 + 0) / 2)
     assert rows["I", "operator", IMPOSTOR]["comparisons"] == 6
     assert found.rows[0]["pictures"] == ATTACK and found.describe() == {"rows": list(found.rows), "unmeasured": {}}
+
+
+def test_judges_see_the_photos_that_users_were_enrolled_with(tmp_path):
+    class Gallery(StripeRecognizer):
+        metric, threshold = "cosine", 0.9
+        templates = torch.eye(8)[[3, 5]]
+
+    for name, row in (("Ada", 3), ("Bob", 4)):
+        (tmp_path / name).mkdir()
+        save(stripe(row), tmp_path / name / "0.png")
+    target, judge = Gallery(), Judge("judge", StripeRecognizer(closed=False), False, thresholds={1e-3: 0.8})
+    target.enrolled = list_people(tmp_path)
+    images = torch.stack([stripe(3), stripe(5)])[:, None]
+    systems = list_systems(target, [judge], None, RecognitionCache(images.flatten(0, 1)))
+    found = measure_success(systems, images, (0, 1), {}, seed=0)
+    shares = {(row["system"], row["type"]): (row["share"], row["comparisons"]) for row in found.rows}
+    assert shares == {("target", "I"): (1.0, 2), ("judge", "I"): (0.5, 2)}  # Bob's photo is of another stripe
+    assert found.unmeasured["judge, type II"].startswith("needs other photos")
 
 
 def test_without_templates_of_every_user_there_is_no_rate():

@@ -101,7 +101,10 @@ class TargetAccess:
         if rung not in RUNGS:
             raise ValueError(f"expected an access among {', '.join(RUNGS)}, got {rung}")
         if rung in ("scores", "decisions") and not recognizer.num_identities:
-            raise ValueError(f"expected a target with identities for the access {rung}, got one that only embeds")
+            raise ValueError(
+                f"expected a target with identities for the access {rung}, got one that only embeds"
+                "; enrol users with --gallery=FOLDER, or pass --access=embeddings"
+            )
         self.rung, self.queries, self.options = rung, queries or Queries(), options or Operator()
         check_operator(self.options, rung, recognizer)
         self.num_identities, self.embedding_dim = recognizer.num_identities, recognizer.embedding_dim

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -13,9 +14,11 @@ from ganinv.attack.goals import make_goal
 from ganinv.attack.invert import AttackResult, ignore
 from ganinv.attack.offline import attack as run_search
 from ganinv.attack.spread import Spread, Workers
-from ganinv.engine.precision import keep_memory, ready_recognizer
+from ganinv.attack.start import draw_probes
+from ganinv.engine.precision import choose_precision, keep_memory, ready_recognizer
 from ganinv.interfaces import Generator, Recognizer
 from ganinv.recognizers.recognize import find_device
+from ganinv.worlds.photo_check import check_photos
 
 
 class LatentAttack:
@@ -46,16 +49,20 @@ class LatentAttack:
         *,
         templates: torch.Tensor | None = None,
         seed: int = 0,
+        photos: str | Path | None = None,
+        force: bool = False,
         on_step: Callable[[dict], None] = ignore,
         workers: Workers | None = None,
     ) -> AttackResult:
         """Returns the pictures found for the identities, users of the target by number.
 
         templates [T,D]: embeddings to reach instead of the users' scores; identity i is then row i. The attack runs where
-        the target's weights are. on_step gets a row a step: "step", "objective", "target_score", ... workers: an open
-        ganinv.RayWorkers, over which the work is spread; None: this process.
-        Raises: ValueError, see invert.invert.
+        the target's weights are. photos: a folder of photos of the users, on which the target is tried before the attack,
+        which sees none of them; force: go on whatever it says of them. on_step gets a row a step: "step", "objective", ...
+        workers: an open ganinv.RayWorkers, over which the work is spread; None: this process.
+        Raises: ValueError, see invert.invert; where the photos say that the target is fed wrongly.
         """
+        identities = try_first(target, identities, photos, prior.resolution, force)
         return search(self.config, prior, target, identities, templates, seed, None, prior.resolution, on_step, workers)
 
     def __repr__(self) -> str:
@@ -85,6 +92,8 @@ class PixelAttack(LatentAttack):
         start: torch.Tensor | None = None,
         templates: torch.Tensor | None = None,
         seed: int = 0,
+        photos: str | Path | None = None,
+        force: bool = False,
         on_step: Callable[[dict], None] = ignore,
         workers: Workers | None = None,
     ) -> AttackResult:
@@ -92,14 +101,27 @@ class PixelAttack(LatentAttack):
 
         resolution: their side. start [T,C,R,R] in [-1,1]: the first pictures, one for each identity (C=1: greyscale);
         None: mid-grey, in colour. For the rest see LatentAttack.
-        Raises: ValueError, see invert.invert; for the variant "white-box" without a start picture.
+        Raises: ValueError, see LatentAttack; for the variant "white-box" without a start picture.
         """
-        identities = tuple(identities)
+        identities = try_first(target, identities, photos, resolution, force)
         if start is None and self.variant == "white-box":
-            raise ValueError("expected start pictures for the variant white-box, which tell something of the user, got none")
+            raise ValueError(
+                "expected start pictures for the variant white-box, which tell something of the user, got none"
+                "; pass start=, one picture for each identity"
+            )
         if start is None:
             start = torch.zeros(len(identities), 3, resolution, resolution)
         return search(self.config, None, target, identities, templates, seed, start, start.shape[-1], on_step, workers)
+
+
+def try_first(
+    target: Recognizer, identities: Iterable[int], photos: str | Path | None, resolution: int, force: bool
+) -> tuple[int, ...]:
+    """Returns the identities after trying the target on photos, where there are any. Raises: ValueError, see require."""
+    identities = tuple(int(identity) for identity in identities)
+    if photos is not None and not force:
+        check_photos(target, photos, identities, resolution=resolution).require()
+    return identities
 
 
 def search(
@@ -121,9 +143,11 @@ def search(
     goal = make_goal(config, target, templates)
     fast = ready_recognizer(target, resolution, device)
     identities = tuple(int(identity) for identity in identities)
+    probes = draw_probes(prior, start, config, seed, device)
+    searched = choose_precision(config.precision, prior, fast, probes).apply(prior, fast)
     return run_search(
-        prior, fast, identities, config, seed=seed, start=start, device=device, goal=goal, on_step=on_step,
-        schedule=Spread(workers) if workers else None,
+        prior, fast, identities, config, seed=seed, start=start, device=device, searched=searched, goal=goal,
+        on_step=on_step, schedule=Spread(workers) if workers else None,
     )  # fmt: skip
 
 

@@ -30,7 +30,10 @@ def check_config(
     count = recognizer.num_identities if templates is None else len(templates)
     unknown = [identity for identity in identities if not 0 <= identity < count]
     if unknown or not identities:
-        raise ValueError(f"expected identities from 0 to {count - 1}, got {', '.join(map(str, unknown)) or 'none'}")
+        raise ValueError(
+            f"expected identities from 0 to {count - 1}, got {', '.join(map(str, unknown)) or 'none'}"
+            "; pass --identities among these"
+        )
     check_ranges(config)
     parse_memory(config.memory)
     if config.precision not in PRECISIONS:
@@ -40,9 +43,14 @@ def check_config(
     check_access(config, goal)
     check_limits(config, recognizer, len(identities))
     if config.keep > config.restarts:
-        raise ValueError(f"expected to keep at most the {config.restarts} restarts, got {config.keep}")
+        raise ValueError(
+            f"expected to keep at most the {config.restarts} restarts, got {config.keep}; lower --keep or raise --restarts"
+        )
     if SPACES[config.space].needs_prior and 0 < config.candidates < config.restarts:
-        raise ValueError(f"expected at most {config.candidates} restarts (the candidates), got {config.restarts}")
+        raise ValueError(
+            f"expected at most {config.candidates} restarts (the candidates), got {config.restarts}"
+            "; lower --restarts, or raise --candidates"
+        )
 
 
 def check_search(config: AttackConfig) -> None:
@@ -50,7 +58,10 @@ def check_search(config: AttackConfig) -> None:
     optim = config.optim
     SEARCHERS.find(optim.optimizer)
     if optim.average_last and optim.patience:
-        raise ValueError("expected optim.average_last or optim.patience, got both: one returns a mean, the other the best")
+        raise ValueError(
+            "expected optim.average_last or optim.patience, got both: one returns a mean, the other the best"
+            "; set one of them to 0"
+        )
 
 
 def check_access(config: AttackConfig, goal: Goal | None) -> None:

@@ -73,7 +73,7 @@ class AttackConfig:
     contrast: float = 0.0  # of the goal template: aim so far past it, away from the prior's mean, as a share of the way
     tv: float = 0.0  # weight of total variation
     l2: float = 0.0  # weight of the squared pixels
-    steps: int = 100
+    steps: int = 100  # of the search alone: --candidates sets the time before it, --final-transforms the time after
     candidates: int = 2000  # seeded latents scored by the target for the start; 0: random ones, unscored
     restarts: int = 4  # best candidates per identity that are optimised
     keep: int = 1  # results kept per identity

@@ -54,7 +54,10 @@ class TemplateGoal:
         if metric not in METRICS:
             raise ValueError(f"expected a metric among {', '.join(METRICS)}, got {metric}")
         if templates.ndim != 2 or not len(templates) or not templates.isfinite().all():
-            raise ValueError(f"expected finite templates [T,D], got {list(templates.shape)}, or some that are not finite")
+            raise ValueError(
+                f"expected finite templates [T,D], got {list(templates.shape)}, or some that are not finite"
+                "; check the file that they come from"
+            )
         if metric == "cosine" and not templates.norm(dim=1).all():
             raise ValueError("expected templates with a direction, got one of zeros; the metric is the cosine")
         templates = templates.detach().float()
@@ -118,6 +121,9 @@ def make_goal(config: AttackConfig, recognizer: Recognizer, templates: torch.Ten
         OBJECTIVES.find(config.objective)
         return ClassGoal(weighted_sum({config.objective: 1.0, **terms}))
     if templates.ndim != 2 or templates.shape[1] != recognizer.embedding_dim:
-        raise ValueError(f"expected templates [T,{recognizer.embedding_dim}] of this target, got {list(templates.shape)}")
+        raise ValueError(
+            f"expected templates [T,{recognizer.embedding_dim}] of this target, got {list(templates.shape)}"
+            "; pass those of this network"
+        )
     also = weighted_sum(terms) if any(terms[name] for name in IMAGE_TERMS) else None
     return TemplateGoal(templates, metric=getattr(recognizer, "metric", "cosine"), image_terms=also)

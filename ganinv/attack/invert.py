@@ -125,7 +125,7 @@ def invert(
     check_config(config, recognizer, identities, generator is not None, goal)
     if not SPACES[config.space].needs_prior and (start is None or len(start) != len(identities)):
         got = None if start is None else list(start.shape)
-        raise ValueError(f"expected start pictures [{len(identities)},C,R,R] for the space {config.space}, got {got}")
+        raise ValueError(f"expected start pictures [{len(identities)},C,R,R] for {config.space}, got {got}; pass start=")
     schedule = schedule or InTurn()
     attack = Attack(identities, config, goal, seed, torch.device(device), on_step)
     attack.hold(generator, recognizer, searched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from ganinv.attack.config import AttackConfig
 from ganinv.attack.selection import best_per_identity, score_flipped
 from ganinv.engine import cache
 from ganinv.engine.batches import Batch
+from ganinv.engine.precision import PROBED
 from ganinv.engine.randomness import seeded
 from ganinv.interfaces import Access, Generator, Goal
 
@@ -72,3 +74,17 @@ def score_candidates(access: Access, goal: Goal, pictures: torch.Tensor, identit
 def draw_pool(generator: Generator, config: AttackConfig, seed: int) -> torch.Tensor:
     """Returns the seeded latents z [candidates,z_dim] among which the start is chosen."""
     return torch.randn(config.candidates, generator.z_dim, generator=seeded(seed, "candidates"))
+
+
+@torch.no_grad()
+def draw_probes(
+    generator: Generator | None, start: torch.Tensor | None, config: AttackConfig, seed: int, device: torch.device | str
+) -> torch.Tensor | None:
+    """Returns on what precision.choose_precision tries the forms: w of the first candidates, without a generator the start
+    pictures [T,3,R,R]; None where no other form than float32 is asked for."""
+    if config.precision == "float32":
+        return None
+    if generator is None:
+        return start.expand(-1, 3, -1, -1).to(device)
+    z = draw_pool(generator, dataclasses.replace(config, candidates=PROBED), seed)
+    return generator.map(z.to(device), config.psi)

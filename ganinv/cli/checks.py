@@ -29,7 +29,7 @@ def parse_identities(text: str) -> tuple[int, ...]:
             raise ValueError(f"expected a rising range of at most {MOST_IDENTITIES} identities, got {part.strip()}")
         identities.extend(range(low, high + 1))
     if len(set(identities)) < len(identities):
-        raise ValueError(f"expected every identity once, got {text!r}")
+        raise ValueError(f"expected every identity once, got {text!r}; leave out the second")
     return tuple(identities)
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ganinv import cli, images
 from ganinv.engine.files import write_atomically
+from ganinv.engine.progress import open_bar
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 LISTED = 5  # files of a kind in the last line
@@ -43,8 +44,6 @@ class Counts:
 
 def run(config: AlignFaces) -> None:
     """Writes the faces and prints one line. Raises: ValueError for a bad folder or number, or when no photo has a face."""
-    from tqdm import tqdm
-
     photos = list_photos(config.photos)
     if config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
         raise ValueError(f"expected --out to be new or empty, got {config.out}, which holds something; choose another")
@@ -53,7 +52,7 @@ def run(config: AlignFaces) -> None:
     find_faces = make_detector(cli.choose_device(config.device))
     config.out.mkdir(parents=True, exist_ok=True)
     counts = Counts()
-    for path in tqdm(photos, "photos"):
+    for path in open_bar(photos, "photos"):
         name = f"{path.parent.name}/{path.name}"
         try:
             picture = images.open_picture(path)
@@ -82,12 +81,15 @@ def list_photos(folder: Path) -> list[Path]:
     Raises: ValueError when the folder is none, or holds no sub-folder with a file.
     """
     if not folder.is_dir():
-        raise ValueError(f"expected --photos to be a folder with one sub-folder per person, got {folder}, which is no folder")
+        raise ValueError(
+            f"expected --photos to be a folder with one sub-folder per person, got {folder}, which is no folder"
+            "; make FOLDER/PERSON/PHOTO and pass --photos=FOLDER"
+        )
     people = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     files = [path for person in people for path in sorted(person.iterdir())]
     files = [path for path in files if path.is_file() and not path.name.startswith(".")]
     if not files:
-        raise ValueError(f"expected photos in sub-folders of {folder}, one per person, got none")
+        raise ValueError(f"expected photos in sub-folders of {folder}, one per person, got none; make FOLDER/PERSON/PHOTO")
     return files
 
 

@@ -29,9 +29,11 @@ class Audit:
     threshold: float | None = None  # of the gallery, a cosine or a distance; None: the network's own
     classes: str = ""  # file with the users' names in the order that numbers them; "": the card's, or the folders' order
     generator: str = ""  # the prior: a checkpoint or file.py:factory; "": the world's
-    photos: str = ""  # folder with new photos of the users, for the judges; "": the world's references
+    photos: str = ""  # folder with new photos of the users, for judges and the check of the target; "": the world's
+    force: bool = False  # go on though the check of the target on --photos finds it fed wrongly
+    private_photos: bool = False  # also write private.html, which shows --photos beside the pictures; it stays here
     judge: str = ""  # who judges, such as sface,dlib: judges of the world, or what --target takes; "": the world's
-    steps: int = 0  # of every attack; 0: each attack's own number
+    steps: int = 0  # of every search, after its candidates are scored; 0: each attack's own number
     seed: int = 0  # of candidates and transforms
     device: str = "auto"  # auto | cpu | cuda
     out: str = "runs/audit"  # folder of audit.html and the run folders; one that was begun is gone on with

@@ -38,7 +38,7 @@ def run(config: EnrolUsers) -> None:
     from ganinv.worlds.world import open_world
 
     if not config.world or not config.photos:
-        raise ValueError("expected --world=FOLDER and --photos=FOLDER, got one or none of them")
+        raise ValueError("expected --world=FOLDER and --photos=FOLDER, got one or none of them; pass both")
     judges = [name.strip() for name in config.judges.split(",") if name.strip()]
     is_file = config.network.endswith(".safetensors")
     for name in (*judges, *(() if is_file else (config.network,))):

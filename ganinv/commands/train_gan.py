@@ -97,7 +97,9 @@ def choose_settings(config: TrainGan, world, device):
     if config.discriminator not in DISCRIMINATORS:
         raise ValueError(f"expected a discriminator among {', '.join(DISCRIMINATORS)}, got {config.discriminator}")
     if config.discriminator == "features" and not config.critic:
-        raise ValueError("expected --critic=FILE for a discriminator of features, got none")
+        raise ValueError(
+            "expected --critic=FILE for a discriminator of features, got none; pass --critic=FILE, or another --discriminator"
+        )
     return GanTraining(**shared | DISCRIMINATORS[config.discriminator] | {"resolution": resolution})
 
 

@@ -110,6 +110,8 @@ def plan(memory: int, fixed: int, each: int, most: int, device: torch.device) ->
     """
     if memory < fixed + each:
         least = -(-(fixed + each) // 2**20)
-        raise ValueError(f"expected memory of at least {least}MiB for one candidate, got {memory / 2**20:.0f}MiB")
+        raise ValueError(
+            f"expected memory of at least {least}MiB for one candidate, got {memory / 2**20:.0f}MiB; pass a larger --memory"
+        )
     fits = (memory - fixed) // each
     return Batch(min(fits, most or (fits if device.type == "cuda" else ON_CPU)))

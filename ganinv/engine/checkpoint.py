@@ -98,7 +98,9 @@ def load_state(path: str | Path) -> dict:
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         before = find_before(path)
         cure = f"; the state before it is kept: mv {before} {path}, and resume" if before.is_file() else ""
-        raise ValueError(f"expected a state written by ganinv, got {path} ({first_line(error)}){cure}") from error
+        raise ValueError(
+            f"expected a state written by ganinv, got {path} ({first_line(error)}){cure}; delete it to begin anew"
+        ) from error
 
 
 def fill(node: Mapping, tensors: Mapping[str, torch.Tensor]):

@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from ganinv.interfaces import Generator, Recognition, Recognizer
 
 PRECISIONS = ("float32", "auto", "bfloat16")
-TOLERANCE = 0.02  # of the target's scores: mean over candidates of the largest change of any user's softmax score
+TOLERANCE = 0.02  # of the target's scores: mean over candidates of the largest change of any user's; see measure_change
 FASTER = 0.95  # of float32's time: less gain is not worth another precision, and may be chance
 PROBED = 32  # candidates whose scores are compared; the mean over fewer says little
 TIMED = 8  # of them: enough that a step is mostly arithmetic, few enough for a second in all
@@ -236,13 +236,15 @@ def in_form(network, form: Form):
     return cast(network, getattr(torch, form.dtype))
 
 
-def choose_precision(precision: str, generator: Generator | None, recognizer: Recognizer, latents: torch.Tensor) -> Choice:
+def choose_precision(
+    precision: str, generator: Generator | None, recognizer: Recognizer, latents: torch.Tensor | None
+) -> Choice:
     """Returns the forms for `--precision`: float32 and bfloat16 are taken at their word, auto probes each network.
 
-    latents: w [N,num_ws,w_dim] of the run's own first candidates, without a generator pictures [N,3,R,R]; PROBED are used,
-    and forward and backward of TIMED are timed. Of the forms that are at least a twentieth faster than float32, the
-    fastest is taken under which the target's scores stay within TOLERANCE of float32's on these candidates: first the
-    prior's, then, on the pictures of the prior in its form, the target's.
+    latents: w [N,num_ws,w_dim] of the run's own first candidates, without a generator pictures [N,3,R,R]; only auto needs
+    them. PROBED are used, and forward and backward of TIMED are timed. Of the forms that are at least a twentieth faster
+    than float32, the fastest is taken under which the target's scores stay within TOLERANCE of float32's on these
+    candidates: first the prior's, then, on the pictures of the prior in its form, the target's.
     Raises: ValueError for another precision.
     """
     if precision not in PRECISIONS:
@@ -257,12 +259,12 @@ def choose_precision(precision: str, generator: Generator | None, recognizer: Re
         dtypes.append("bfloat16")
     with torch.no_grad():
         pictures = latents if generator is None else generator.synthesize(latents).clamp(-1, 1)
-        scores = recognizer(pictures.clone()).logits.softmax(1)
+        answers = recognizer(pictures.clone())
 
     def change(prior: Generator | None, target: Recognizer) -> float:
         with torch.no_grad():
             seen = latents if prior is None else prior.synthesize(latents).clamp(-1, 1)
-            return (target(seen.clone()).logits.softmax(1) - scores).abs().amax(1).mean().item()
+            return measure_change(answers, target(seen.clone()))
 
     form, prior, told = Form(), generator, []
     if generator is not None:
@@ -276,7 +278,7 @@ def choose_precision(precision: str, generator: Generator | None, recognizer: Re
     layouts = (None, "contiguous") if isinstance(recognizer, nn.Module) else (None,)
     forms = [Form(dtype, layout) for dtype in dtypes for layout in layouts]
     own, target, gain = take_fastest(
-        forms, recognizer, lambda network: lambda x: network(x).logits, pictures, lambda network: change(prior, network)
+        forms, recognizer, lambda network: lambda x: pick_answer(network(x)), pictures, lambda network: change(prior, network)
     )
     told.append(f"target {own} ({gain:.1f})")
     tf32 = f"; tf32 {'on' if torch.backends.cudnn.allow_tf32 else 'off'} in convolutions" if latents.is_cuda else ""
@@ -285,6 +287,21 @@ def choose_precision(precision: str, generator: Generator | None, recognizer: Re
     line = f"precision: {', '.join(told)}; scores differ by {difference:.3f} in the mean, at most {TOLERANCE} allowed"
     line += tf32 + untried
     return Choice(form, own, line)
+
+
+def pick_answer(found: Recognition) -> torch.Tensor:
+    """Returns the logits [N,C], of a target that only embeds its embeddings [N,D]."""
+    return found.embeddings if found.logits is None else found.logits
+
+
+def measure_change(before: Recognition, after: Recognition) -> float:
+    """Returns the mean over images of the largest change of any user's softmax score.
+
+    Of a target that only embeds: of how far its embedding moves, and no distance to a template moves further.
+    """
+    if before.logits is None:
+        return (after.embeddings - before.embeddings).norm(dim=1).mean().item()
+    return (after.logits.softmax(1) - before.logits.softmax(1)).abs().amax(1).mean().item()
 
 
 def take_fastest(

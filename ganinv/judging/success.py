@@ -20,6 +20,7 @@ from ganinv.judging.leak import RATES, find_shipped
 from ganinv.judging.recognitions import RecognitionCache
 from ganinv.metrics.scores import face_scores, passed_by
 from ganinv.metrics.statistics import exact_interval, summarize
+from ganinv.photos import load_photos
 from ganinv.recognizers.recognize import recognize
 from ganinv.worlds.references import Judge, References
 
@@ -129,13 +130,14 @@ def list_systems(
     """Returns the target's own door and each judge's.
 
     target: an enrolled one, which has templates [T,D], metric and threshold, None where nobody set one; enrolled: the
-    Photos that it was enrolled with, where they may be had.
+    photos' files of each user that it was enrolled with, where they are at hand: judges see them at the pictures' size.
     Raises: AbsentError for a target without templates.
     """
     templates = getattr(target, "templates", None)
     if templates is None:
         raise AbsentError("needs a gallery: this target's users are classes, and no template of them is compared")
-    photos, known = getattr(target, "enrolled", None), references.photos if references is not None else None
+    files, known = getattr(target, "enrolled", None), references.photos if references is not None else None
+    photos = load_photos(files, recognitions.images[""].shape[-1]) if files else None
 
     def see(recognizer: Recognizer, pictures: torch.Tensor) -> torch.Tensor:
         return recognitions(recognizer, pictures).embeddings

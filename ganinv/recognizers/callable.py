@@ -28,9 +28,11 @@ class CallableRecognizer(Enrollable, nn.Module):
         self.recognize, self.only_embeds = recognize, False
         with torch.no_grad():
             found = ask(self, sample)
-            if found.logits is not None and are_embeddings(found.logits) and isinstance(ask(recognize, sample), torch.Tensor):
+            self.only_classifies = found.logits is not None and isinstance(ask(recognize, sample), torch.Tensor)
+            if self.only_classifies and are_embeddings(found.logits):
                 log.warning("its answers all have length 1: they are taken for embeddings, of users to enrol with --gallery")
-                self.only_embeds, found = True, Recognition(found.embeddings, None)
+                self.only_embeds, self.only_classifies = True, False
+                found = Recognition(found.embeddings, None)
         self.embedding_dim = found.embeddings.shape[1]
         self.num_identities = None if found.logits is None else found.logits.shape[1]
 
@@ -46,14 +48,16 @@ class CallableRecognizer(Enrollable, nn.Module):
         else:
             raise ValueError(
                 "expected a Recognition, logits [N,C] or (embeddings, logits) from the recognizer, "
-                f"got {type(answer).__name__}"
+                f"got {type(answer).__name__}; return one of these"
             )
         for name, value in (("embeddings", embeddings), ("logits", logits)):
             if name == "logits" and value is None:
                 continue
             if not isinstance(value, torch.Tensor) or value.ndim != 2 or len(value) != len(images):
                 got = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-                raise ValueError(f"expected {name} of shape [{len(images)},...] from the recognizer, got {got}")
+                raise ValueError(
+                    f"expected {name} of shape [{len(images)},...] from the recognizer, got {got}; give one row per image"
+                )
         return Recognition(F.normalize(embeddings.float(), dim=1), logits)
 
 
@@ -80,7 +84,7 @@ def ask(recognizer: Callable, images: torch.Tensor):
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise ValueError(
             f"expected an answer for images {list(images.shape)}, got {type(error).__name__} ({brief(error)}) "
-            f"from the recognizer, at {place.filename}:{place.lineno}"
+            f"from the recognizer, at {place.filename}:{place.lineno}; mend the code there"
         ) from error
 
 

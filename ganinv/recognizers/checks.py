@@ -21,12 +21,18 @@ def check_recognizer(recognizer: Recognizer, resolution: int, *, device: torch.d
     images = torch.rand(4, 3, resolution, resolution, generator=torch.Generator().manual_seed(0)).to(device) * 2 - 1
     first, second = (ask(recognizer, images) for _ in range(2))
     if not isinstance(first, Recognition):
-        raise ValueError(f"expected a Recognition from the recognizer, got {type(first).__name__}")
+        raise ValueError(
+            f"expected a Recognition from the recognizer, got {type(first).__name__}"
+            "; return ganinv.interfaces.Recognition(embeddings, logits)"
+        )
     check_answer("embeddings", first.embeddings, second.embeddings, [4, recognizer.embedding_dim])
     norms = first.embeddings.norm(dim=1)
     raw = getattr(recognizer, "metric", "cosine") == "euclidean"  # whose distances a change of norm would change
     if not raw and not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
-        raise ValueError(f"expected embeddings of norm 1, got norms of {norms.min():.3g} to {norms.max():.3g}")
+        raise ValueError(
+            f"expected embeddings of norm 1, got norms of {norms.min():.3g} to {norms.max():.3g}"
+            "; divide them by their norm, or state metric = 'euclidean'"
+        )
     if recognizer.num_identities is not None:
         check_answer("logits", first.logits, second.logits, [4, recognizer.num_identities])
     elif first.logits is not None:
@@ -38,9 +44,11 @@ def check_answer(name: str, first: torch.Tensor | None, second: torch.Tensor | N
     for value in (first, second):
         got = list(value.shape) if isinstance(value, torch.Tensor) else value
         if got != shape:
-            raise ValueError(f"expected {name} of shape {shape} for images [{shape[0]},3,R,R], got {got}")
+            raise ValueError(
+                f"expected {name} of shape {shape} for images [{shape[0]},3,R,R], got {got}; give one row per image"
+            )
         if not torch.isfinite(value).all():
-            raise ValueError(f"expected finite {name} for images in [-1,1], got NaN or infinity")
+            raise ValueError(f"expected finite {name} for images in [-1,1], got NaN or infinity; check its preprocessing")
     # some GPU kernels add in no fixed order, hence a tolerance
     if not torch.allclose(first, second, rtol=1e-3, atol=1e-4):
         raise ValueError(f"expected the same {name} twice for the same images, got others; call eval() on the recognizer")

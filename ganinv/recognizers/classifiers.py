@@ -69,7 +69,10 @@ def find_head(network: nn.Module) -> str:
     layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     found = [name for name, layer in layers if layer.weight.shape[0] == ODD_NUMBER]
     if not found:
-        raise ValueError("expected a classifier whose last layer is a Linear or a Conv2d, got a network without")
+        raise ValueError(
+            "expected a classifier whose last layer is a Linear or a Conv2d, got a network without"
+            "; have it give (embeddings, logits) from code, file.py:factory"
+        )
     return found[-1]
 
 
@@ -119,7 +122,9 @@ def load_torchvision(name: str, path: Path) -> ClassifierRecognizer:
     import torchvision
 
     if name not in torchvision.models.list_models(module=torchvision.models):
-        raise ValueError(f"expected a torchvision classifier such as resnet18, got {name}")
+        raise ValueError(
+            f"expected a torchvision classifier such as resnet18, got {name}; see torchvision.models.list_models()"
+        )
     # what helps the training of these two speaks in no recognition
     auxiliary = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}.get(name, ())
     options = {"aux_logits": False, "init_weights": False} if auxiliary else {}
@@ -201,7 +206,10 @@ def load_facenet(name: str) -> ClassifierRecognizer:
     path, published = find_facenet_file(name), PUBLISHED.get(name)
     if published is None:
         if not path.is_file():
-            raise ValueError(f"expected facenet:{', facenet:'.join(PUBLISHED)} or facenet:FILE, got {name}, which is no file")
+            raise ValueError(
+                f"expected facenet:{', facenet:'.join(PUBLISHED)} or facenet:FILE, got {name}, which is no file"
+                "; check the path"
+            )
         preprocessing = read_file_card(path, FACENET).preprocessing if path.with_suffix(".json").is_file() else FACENET
     elif not path.is_file():
         raise ValueError(

@@ -65,7 +65,10 @@ class ExportedRecognizer(nn.Module):
         """Returns logits [N,C], or (embeddings [N,D], logits [N,C] or None)."""
         parts = [self.run(part) for part in self.preprocessing(images).split(self.most)]
         if len(parts[0]) not in (1, 2):
-            raise ValueError(f"expected logits, or embeddings and logits, from the program, got {len(parts[0])} tensors")
+            raise ValueError(
+                f"expected logits, or embeddings and logits, from the program, got {len(parts[0])} tensors"
+                "; export one that returns these"
+            )
         answers = tuple(torch.cat(answer) for answer in zip(*parts, strict=True))
         if self.output == "embeddings":
             return answers[0], None
@@ -141,7 +144,9 @@ def read_torchscript(path: Path, device: torch.device) -> Program:
             warnings.simplefilter("ignore")  # that torch.export is newer
             return Program(torch.jit.load(str(path), map_location=device).eval())
     except RuntimeError as error:
-        raise ValueError(f"expected a TorchScript archive, got {path}, which cannot be read ({brief(error)})") from error
+        raise ValueError(
+            f"expected a TorchScript archive, got {path}, which cannot be read ({brief(error)}); copy or export it again"
+        ) from error
 
 
 def read_torch_export(path: Path, device: torch.device) -> Program:
@@ -161,14 +166,19 @@ def read_torch_export(path: Path, device: torch.device) -> Program:
     except Exception as error:  # KeyError, AssertionError, ...: torch's reader names no type of its own
         raise ValueError(
             f"expected a torch.export archive of torch {torch.__version__} or older, got {path}, which cannot be read "
-            f"({brief(error)})"
+            f"({brief(error)}); export it again"
         ) from error
     inputs = exported.graph_signature.user_inputs
     if len(inputs) != 1:
-        raise ValueError(f"expected a program of one input, the images, got {len(inputs)} in {path}")
+        raise ValueError(
+            f"expected a program of one input, the images, got {len(inputs)} in {path}; export it with the images alone"
+        )
     (shape,) = [node.meta["val"].shape for node in exported.graph.nodes if node.name == inputs[0]]
     if len(shape) != 4:
-        raise ValueError(f"expected a program of images [N,C,H,W], got an input of {len(shape)} dimensions in {path}")
+        raise ValueError(
+            f"expected a program of images [N,C,H,W], got an input of {len(shape)} dimensions in {path}"
+            "; export it for batches of images"
+        )
     size = tuple(shape[2:]) if all(isinstance(side, int) for side in shape[2:]) else None
     if isinstance(shape[0], int):
         return Program(module, size, shape[0], shape[0])
@@ -220,11 +230,16 @@ def read_onnx(path: Path, device: torch.device) -> Program:
         model = onnx.load(str(path))
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
-        raise ValueError(f"expected an ONNX file, got {path}, which cannot be read ({brief(error)})") from error
+        raise ValueError(
+            f"expected an ONNX file, got {path}, which cannot be read ({brief(error)}); copy or export it again"
+        ) from error
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
-        raise ValueError(f"expected one input of images [N,C,H,W], got {[value.name for value in inputs]} in {path}")
+        raise ValueError(
+            f"expected one input of images [N,C,H,W], got {[value.name for value in inputs]} in {path}"
+            "; export it with the images alone"
+        )
     try:
         network = onnx2torch.convert(simplify(model))
     except (NotImplementedError, RuntimeError) as error:  # the second: onnx has no way back from the newer version

@@ -12,6 +12,7 @@ to one user than to the others a score of 1.00, and a smaller one gives the user
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,8 @@ from ganinv.recognizers.recognize import find_device
 from ganinv.weights.cards import describe_photos, read_card
 from ganinv.weights.files import read_tensors, save_weights
 from ganinv.weights.quoting import show
+
+log = logging.getLogger(__name__)
 
 TYPICAL_SCORE = 0.9
 # where there are templates and no photos to fit it: as fitted for 40 users of the world faces, of SFace and of dlib's network
@@ -103,14 +106,16 @@ class Gallery:
         if self.templates.ndim != 2 or len(self.templates) != len(self.names) or not self.names:
             raise ValueError(f"expected templates [T,D] of {len(self.names)} users, got {list(self.templates.shape)}")
         if len(set(self.names)) < len(self.names):
-            raise ValueError("expected every user once in a gallery, got a name twice")
+            raise ValueError("expected every user once in a gallery, got a name twice; give each user one name")
         finite = torch.isfinite(self.templates).all(1)
         if not finite.all():
             raise ValueError(
                 f"expected finite templates, got NaN or infinity for {show(self.names[int(finite.int().argmin())])}"
+                "; check the file that they come from"
             )
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"expected a scale above 0, got {self.scale}")
+        check_number("threshold", self.threshold)
         largest = 2 * self.templates.norm(dim=1).max().item()  # beyond it everybody is accepted
         low, high = (-1.0, 1.0) if self.metric == "cosine" else (0.0, largest)
         if self.threshold is not None and not low < self.threshold < high:
@@ -134,7 +139,10 @@ class Gallery:
         card, (tensors, _) = read_card(path), read_tensors(path)
         names, templates = card.get("identities"), tensors.get("templates")
         if card.get("kind") != "gallery" or templates is None or not isinstance(names, list):
-            raise ValueError(f"expected a gallery with templates and identities in {path}, got something else")
+            raise ValueError(
+                f"expected a gallery with templates and identities in {path}, got something else"
+                "; pass one that Gallery.save wrote"
+            )
         try:
             photos = card.get("data", {}).get("users", {}).get("photos", 0)
             threshold = None if card.get("threshold") is None else float(card["threshold"])
@@ -146,16 +154,22 @@ class Gallery:
 
 
 class EnrolledRecognizer(nn.Module):
-    """An embedding network and a gallery: a recognizer whose classes are the enrolled users. A head of its own is unused."""
+    """An embedding network and a gallery: a recognizer whose classes are the enrolled users. A head of its own is unused.
+
+    enrolled: name -> the photos' files, in the order of the users, where it was enrolled with photos here; else None.
+    """
 
     def __init__(self, network: Recognizer, gallery: Gallery):
         super().__init__()
         if gallery.templates.shape[1] != network.embedding_dim:
             got = gallery.templates.shape[1]
-            raise ValueError(f"expected templates of {network.embedding_dim} numbers, as the network gives, got {got}")
+            raise ValueError(
+                f"expected templates of {network.embedding_dim} numbers, as the network gives, got {got}"
+                "; pass those of this network"
+            )
         self.network, self.metric, self.threshold, self.scale = network, gallery.metric, gallery.threshold, gallery.scale
         self.names, self.num_identities, self.embedding_dim = gallery.names, len(gallery.names), network.embedding_dim
-        self.num_photos = gallery.photos
+        self.num_photos, self.enrolled = gallery.photos, None
         self.register_buffer("templates", gallery.templates.float())
 
     def forward(self, images: torch.Tensor) -> Recognition:
@@ -212,8 +226,11 @@ def enroll(
     people: a folder with one sub-folder of photos per user, in the frame that the network expects; or name -> files.
     threshold: None: the network's own, where it has one. classes: all names in the order that numbers them, () for the
     order of the folders' names. split: of each user's photos, see photos.split_photos.
-    Raises: ValueError when a user has no photo, or no photo with a face, a name is missing, or the threshold is none.
+    Raises: ValueError when a user has no photo, or no photo with a face, a name is missing, or the threshold is none; for a
+    classifier that gives nothing but logits.
     """
+    check_number("threshold", threshold)
+    check_embeds(network)
     people = dict(people) if isinstance(people, Mapping) else list_people(people)
     people = {name: split_photos(list(files), split) for name, files in order_people(people, classes).items()}
     rows = []
@@ -232,7 +249,27 @@ def enroll(
         fit_scale(rows, metric),
         sum(map(len, rows)),
     )
-    return attach(network, gallery)
+    target = attach(network, gallery)
+    target.enrolled = {name: tuple(files) for name, files in people.items()}
+    return target
+
+
+def check_number(name: str, value: object) -> None:
+    """Raises: ValueError unless a value is a finite number or None."""
+    if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+        raise ValueError(f"expected {name} to be a finite number or None, got {value!r}; pass a cosine or a distance")
+
+
+def check_embeds(network: Recognizer) -> None:
+    """Raises: ValueError for a classifier that gives nothing but logits; says where a head is left unused."""
+    users = network.num_identities
+    if users is not None and getattr(network, "only_classifies", False):
+        raise ValueError(
+            f"expected a network that embeds, to enrol users in, got a classifier of {users} users; attack it as it is, or "
+            "have it give (embeddings, logits)"
+        )
+    if users is not None:
+        log.warning("users are enrolled by the embeddings of the network; its own head of %d classes is unused", users)
 
 
 def attach(network: Recognizer, gallery: Gallery) -> EnrolledRecognizer:

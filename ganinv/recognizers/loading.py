@@ -38,7 +38,9 @@ def load_recognizer(
         return freeze(load_weights(spec, frame), device)
     recognizer = freeze(call_factory(*code), device)
     if not callable(recognizer):
-        raise ValueError(f"expected a callable from {spec}, got {type(recognizer).__name__}")
+        raise ValueError(
+            f"expected a callable from {spec}, got {type(recognizer).__name__}; return a function of images from it"
+        )
     if hasattr(recognizer, "num_identities") and hasattr(recognizer, "embedding_dim"):
         return recognizer
     return CallableRecognizer(recognizer, torch.zeros(2, 3, resolution, resolution, device=device)).eval()
@@ -76,11 +78,15 @@ def load_weights(path: str | Path, frame: Frame | None = None) -> nn.Module:
         what = "missing" if not path.is_file() else "of another kind"
         raise ValueError(
             f"expected a recognizer: NAME.safetensors, module:factory, file.py:factory, {FORMS}, got {path}, {what}"
+            "; check the path, and see docs/recognizers.md"
         )
     tensors, _ = read_tensors(path)
     card = read_card(path)
     if card.get("kind") != "cosine":
-        raise ValueError(f"expected a card of the kind cosine beside {path}, got {card.get('kind')}")
+        raise ValueError(
+            f"expected a card of the kind cosine beside {path}, got {card.get('kind')}"
+            "; pass a recognizer that was trained here, or another form of docs/recognizers.md"
+        )
     options = {name: card.get(name) for name in MOST}
     options["num_identities"] = options["num_identities"] or 0  # none: an open-set recognizer
     for name, value in options.items():

@@ -115,7 +115,9 @@ def read_file_card(path: str | Path, default: Preprocessing) -> FileCard:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"expected a recognizer's file, got {path}, which is {'a folder' if path.is_dir() else 'missing'}")
+        raise ValueError(
+            f"expected a recognizer's file, got {path}, which is {'a folder' if path.is_dir() else 'missing'}; check the path"
+        )
     card_path = path.with_suffix(".json")
     if not os.path.lexists(card_path):
         log.warning("%s has no card %s: it is fed %s", path, card_path.name, describe(default))
@@ -123,7 +125,7 @@ def read_file_card(path: str | Path, default: Preprocessing) -> FileCard:
     card = read_json(card_path, beside=path)
     said = card.get("preprocessing", {})
     if not isinstance(said, dict):
-        raise ValueError(f'expected {{"preprocessing": {{...}}}} in {card_path}, got something else')
+        raise ValueError(f'expected {{"preprocessing": {{...}}}} in {card_path}, got something else; see docs/recognizers.md')
     digest = card.get("sha256")
     if digest is not None and sha256_file(path) != digest:
         raise ValueError(f"expected the SHA-256 of {card_path} for {path}, got another; copy both files again")
@@ -132,7 +134,7 @@ def read_file_card(path: str | Path, default: Preprocessing) -> FileCard:
         raise ValueError(f"expected output among logits, embeddings in {card_path}, got {output!r}")
     names = [field.name for field in dataclasses.fields(Preprocessing)]
     if odd := sorted(said.keys() - set(names)):
-        raise ValueError(f"expected preprocessing of {', '.join(names)} in {card_path}, got {', '.join(odd)}")
+        raise ValueError(f"expected preprocessing of {', '.join(names)} in {card_path}, got {', '.join(odd)}; take these out")
     said = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
     if said.get("channels") == "L":  # the default's three numbers say nothing of one channel
         said = {"mean": (0.0,), "std": (1.0,)} | said

@@ -20,7 +20,7 @@ import torch
 from ganinv.interfaces import Recognizer
 from ganinv.json_data import parse_json
 from ganinv.photos import sort_names
-from ganinv.recognizers.gallery import DEFAULT_SCALES, EnrolledRecognizer, Gallery, attach, average, enroll
+from ganinv.recognizers.gallery import DEFAULT_SCALES, EnrolledRecognizer, Gallery, attach, average, check_embeds, enroll
 from ganinv.weights.cards import find_card
 from ganinv.weights.files import read_tensors
 from ganinv.weights.quoting import first_line, show
@@ -43,7 +43,10 @@ def load_gallery(
         return enroll(network, place, threshold=threshold, classes=classes)
     if place.suffix.lower() not in SUFFIXES or not place.is_file():
         what = "of another kind" if place.is_file() else "missing"
-        raise ValueError(f"expected a gallery, a folder of people or a file {', '.join(SUFFIXES)}, got {place}, {what}")
+        raise ValueError(
+            f"expected a gallery, a folder of people or a file {', '.join(SUFFIXES)}, got {place}, {what}; check the path"
+        )
+    check_embeds(network)
     metric = getattr(network, "metric", "cosine")
     gallery = read_gallery(place, metric, network.embedding_dim, getattr(network, "threshold", None), threshold)
     return attach(network, gallery.select(classes) if classes else gallery)
@@ -59,7 +62,10 @@ def read_gallery(
     if path.suffix.lower() == ".safetensors" and find_card(path).get("kind") == "gallery":
         gallery = Gallery.load(path)
         if gallery.metric != metric:
-            raise ValueError(f"expected templates that are compared by {metric}, got {gallery.metric} in {path}")
+            raise ValueError(
+                f"expected templates that are compared by {metric}, got {gallery.metric} in {path}"
+                "; pass those of this network"
+            )
         check_length("the users", gallery.templates.shape[1], embedding_dim, path)
         stored = gallery.threshold if threshold is None else threshold
         values = (gallery.names, gallery.templates, metric, default if stored is None else stored, gallery.scale)
@@ -68,13 +74,19 @@ def read_gallery(
     found: dict[str, list[torch.Tensor]] = {}
     for name, rows in read(path):
         if rows.ndim not in (1, 2) or not rows.numel():
-            raise ValueError(f"expected a template [D] or [n,D] of {show(name)} in {path}, got {list(rows.shape)}")
+            raise ValueError(
+                f"expected a template [D] or [n,D] of {show(name)} in {path}, got {list(rows.shape)}"
+                "; give numbers for every user"
+            )
         check_length(show(name), rows.shape[-1], embedding_dim, path)
         if not torch.isfinite(rows).all():
-            raise ValueError(f"expected finite templates in {path}, got NaN or infinity for {show(name)}")
+            raise ValueError(
+                f"expected finite templates in {path}, got NaN or infinity for {show(name)}"
+                "; take the template out, or make it anew"
+            )
         found.setdefault(name, []).append(rows.float().reshape(-1, embedding_dim))
     if not found:
-        raise ValueError(f"expected templates of users in {path}, got none")
+        raise ValueError(f"expected templates of users in {path}, got none; check what wrote it")
     names = sort_names(found)
     templates = torch.stack([average(torch.cat(found[name]), metric) for name in names])
     return Gallery(tuple(names), templates, metric, default if threshold is None else threshold, DEFAULT_SCALES[metric])
@@ -83,7 +95,10 @@ def read_gallery(
 def check_length(name: str, got: int, expected: int, path: Path) -> None:
     """Raises: ValueError for templates of another length than the network gives."""
     if got != expected:
-        raise ValueError(f"expected templates of {expected} numbers, as the network gives, got {got} of {name} in {path}")
+        raise ValueError(
+            f"expected templates of {expected} numbers, as the network gives, got {got} of {name} in {path}"
+            "; pass those of this network"
+        )
 
 
 def read_tensor_file(path: Path) -> Iterable[tuple[str, torch.Tensor]]:
@@ -104,7 +119,9 @@ def read_npz(path: Path) -> Iterable[tuple[str, torch.Tensor]]:
             return
         yield from [(name, torch.from_numpy(array.astype(np.float32))) for name, array in arrays.items()]
     except (*UNREADABLE, zipfile.BadZipFile) as error:
-        raise ValueError(f"expected an .npz file of numbers, got {path} ({first_line(error)})") from error
+        raise ValueError(
+            f"expected an .npz file of numbers, got {path} ({first_line(error)}); save arrays of numbers with numpy.savez"
+        ) from error
 
 
 def read_json_file(path: Path) -> Iterable[tuple[str, torch.Tensor]]:
@@ -114,23 +131,30 @@ def read_json_file(path: Path) -> Iterable[tuple[str, torch.Tensor]]:
     try:
         content = parse_json(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"expected JSON in {path}, got something else ({first_line(error)})") from error
+        raise ValueError(
+            f"expected JSON in {path}, got something else ({first_line(error)}); save it again as JSON"
+        ) from error
     for part in content if isinstance(content, list) else [content]:
         if not isinstance(part, dict):
-            raise ValueError(f"expected {{name: numbers}} in {path}, got {type(part).__name__}")
+            raise ValueError(f"expected {{name: numbers}} in {path}, got {type(part).__name__}; give numbers for every name")
         try:
             if part.keys() == {"names", "encodings"}:
                 yield from pair([str(name) for name in part["names"]], np.array(part["encodings"], np.float32), path)
             else:
                 yield from [(name, torch.from_numpy(np.array(rows, np.float32))) for name, rows in part.items()]
         except (ValueError, TypeError) as error:
-            raise ValueError(f"expected lists of as many numbers in {path}, got others ({first_line(error)})") from error
+            raise ValueError(
+                f"expected lists of as many numbers in {path}, got others ({first_line(error)})"
+                "; give as many numbers for every user"
+            ) from error
 
 
 def pair(names: Sequence[str], rows: np.ndarray, path: Path) -> Iterable[tuple[str, torch.Tensor]]:
     """Yields each name with its row. Raises: ValueError unless there are as many."""
     if rows.ndim != 2 or len(rows) != len(names):
-        raise ValueError(f"expected an encoding for each of the {len(names)} names, got {list(rows.shape)} in {path}")
+        raise ValueError(
+            f"expected an encoding for each of the {len(names)} names, got {list(rows.shape)} in {path}; give one for each"
+        )
     yield from zip(names, torch.from_numpy(rows.astype(np.float32)), strict=True)
 
 
@@ -143,17 +167,23 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"expected a file of names in {path}, got none that can be read ({first_line(error)})") from error
+        raise ValueError(
+            f"expected a file of names in {path}, got none that can be read ({first_line(error)}); check the path"
+        ) from error
     if path.suffix.lower() != ".json":
         names = [line.strip() for line in text.splitlines() if line.strip()]
     else:
         try:
             said = parse_json(text)
         except ValueError as error:
-            raise ValueError(f"expected JSON in {path}, got something else ({first_line(error)})") from error
+            raise ValueError(
+                f"expected JSON in {path}, got something else ({first_line(error)}); save it again as JSON"
+            ) from error
         if isinstance(said, dict) and sorted(said.values(), key=str) == sorted(range(len(said)), key=str):
             said = sorted(said, key=said.get)
         names = said if isinstance(said, list) and all(isinstance(name, str) for name in said) else []
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"expected every user's name once, or {{name: 0, 1, ...}}, in {path}, got something else")
+        raise ValueError(
+            f"expected every user's name once, or {{name: 0, 1, ...}}, in {path}, got something else; see docs/recognizers.md"
+        )
     return tuple(names)

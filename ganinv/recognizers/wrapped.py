@@ -30,7 +30,7 @@ class WrappedModule(Enrollable, nn.Module):
         super().__init__()
         self.module, self.preprocessing, self.output, self.scale = module, preprocessing, output, scale
         self.num_identities: int | None = None
-        self.embedding_dim = 0
+        self.embedding_dim, self.only_classifies = 0, False
 
     def forward(self, images: torch.Tensor) -> Recognition:
         """Returns unit embeddings [N,D], and logits [N,C] or None, of images [N,3,H,W] in [-1,1].
@@ -103,6 +103,9 @@ def wrap(
         refuse_other_outputs(found.logits)
     wrapped.embedding_dim = found.embeddings.shape[1]
     wrapped.num_identities = None if found.logits is None else found.logits.shape[1]
+    with torch.no_grad():
+        alone = split_answer(module(preprocessing(images)), len(images))[1] is None
+    wrapped.only_classifies = alone and output != "embeddings"
     if line := probe_preprocessing(wrapped, preprocessing, resolution=side):
         log.warning("%s: %s", type(module).__name__, line)
     return wrapped
@@ -126,7 +129,7 @@ def split_answer(answer: object, count: int) -> tuple[torch.Tensor, torch.Tensor
         if part.ndim != 2 or len(part) != count or not part.is_floating_point():
             raise ValueError(
                 f"expected floating-point numbers [{count},C], a row per image, from the module, got {part.dtype} "
-                f"{list(part.shape)}"
+                f"{list(part.shape)}; return logits or embeddings"
             )
     return parts[0], parts[1] if len(parts) == 2 else None
 

@@ -6,7 +6,7 @@ The words follow from the numbers of report.json and from nothing else. "Not sho
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ganinv.judging.leak import LEVEL, SHOWN, SUGGESTED
 from ganinv.metrics.statistics import fewest_users
@@ -34,6 +34,35 @@ def write_heading(report: Mapping) -> str:
 def write_verdict(report: Mapping) -> list[str]:
     """Returns the verdict: three answers, of a few short sentences each."""
     return [write_leak(report["leak"]), write_selection(report["selection"]), write_limits(report)]
+
+
+def write_remarks(report: Mapping) -> list[str]:
+    """Returns what a reader must know before the verdict is believed: a search that did not move, a target fed wrongly."""
+    remarks = []
+    if problem := report.get("photo_check", {}).get("problem"):
+        remarks.append(
+            f"{problem[0].upper()}{problem[1:]}. The attack was made all the same, by --force: what follows says little "
+            "of the recognizer as it is used."
+        )
+    if stuck := report.get("stuck"):
+        who = name_users(report, stuck)
+        who = "any of the users" if len(stuck) == len(report["identities"]) else who
+        remarks.append(
+            f"The search did not move for {who}: the picture is the one that it began with, since the target gave no "
+            "direction there. This says nothing of the recognizer; try another attack or objective."
+        )
+    return remarks
+
+
+def name_users(report: Mapping, identities: Sequence[int], word: str = "user ") -> str:
+    """Returns "user 3 (Ada), user 5", with names as far as the report has them."""
+    names = report.get("names", {})
+    return ", ".join(f"{word}{one}" + (f" ({names[str(one)]})" if str(one) in names else "") for one in identities)
+
+
+def list_given_away(report: Mapping) -> list[int]:
+    """Returns the users who were given away, by number."""
+    return [user["identity"] for user in report.get("leak", {}).get("users", []) if user["given_away"]]
 
 
 def write_leak(leak: Mapping) -> str:

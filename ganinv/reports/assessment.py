@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ganinv.interfaces import RUNGS
-from ganinv.reports.answers import count
+from ganinv.reports.answers import count, list_given_away, name_users
+from ganinv.reports.terminal import count_queries
 
 HELD = {  # rung of access -> what the attacker held
     "gradients": "structure and parameters of the recognizer, and so any gradient",
@@ -30,7 +31,7 @@ def describe_assessment(report: Mapping, config: Mapping, provenance: Mapping) -
     return {
         "What was attacked": list_attacked(report, config, provenance),
         "What the attacker held": list_held(report, config),
-        "What was found": list(report.get("verdict", [])) + list_given_away(report),
+        "What was found": list(report.get("verdict", [])) + describe_given_away(report),
         "What was not tried": list_untried(report, config),
         "Limits": list_limits(report),
         "References": list(REFERENCES),
@@ -42,7 +43,7 @@ def list_attacked(report: Mapping, config: Mapping, provenance: Mapping) -> list
     target = provenance.get("weights", {}).get("target")
     name = config.get("target") or f"the recognizer of the world {report['world']}"
     lines = [name + (f", weights {target['file']} with SHA-256 {target['sha256']}" if target else ", weights unknown")]
-    users = ", ".join(map(str, report["identities"]))
+    users = name_users(report, report["identities"], "")
     return [*lines, f"{count(len(report['identities']), 'user')} of it, by number: {users}"]
 
 
@@ -62,15 +63,14 @@ def list_held(report: Mapping, config: Mapping) -> list[str]:
     cost = report["cost"]
     if cost.get("images_evaluated") is not None:
         asked = f"{cost['images_evaluated']} pictures shown to the recognizer for all users, {cost['gradient_queries']} of "
-        lines.append(f"{asked}them for a gradient, in {cost['seconds']:.0f} s")
+        lines.append(f"{asked}them for a gradient, in {cost['seconds']:.0f} s{count_queries(report)}")
     return lines
 
 
-def list_given_away(report: Mapping) -> list[str]:
-    """Returns who was given away, by number."""
-    users = report.get("leak", {}).get("users", [])
-    given = ", ".join(str(user["identity"]) for user in users if user["given_away"])
-    return [f"users given away: {given or 'none'}"] if users else []
+def describe_given_away(report: Mapping) -> list[str]:
+    """Returns who was given away, by number and name."""
+    known = report.get("leak", {}).get("users")
+    return [f"users given away: {name_users(report, list_given_away(report), '') or 'none'}"] if known else []
 
 
 def list_untried(report: Mapping, config: Mapping) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ganinv.engine.files import encode, write_atomically
 from ganinv.judging.leak import SHOWN
+from ganinv.reports.answers import name_users
 from ganinv.reports.assessment import describe_assessment
 from ganinv.reports.combined import AttackRow, combine_reports, write_combined
 from ganinv.reports.page import embed
@@ -43,7 +44,8 @@ def render_audit(rows: list[AttackRow], folders: Mapping[str, Path], reports: Ma
     worst = rows[0].attack
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("audit.html").read_text(encoding="utf-8"))
-    config, provenance = read_config(folders[worst]), read_provenance(folders[worst])
+    config, place = read_config(folders[worst]), folders[worst] / "provenance.json"
+    provenance = read_provenance(folders[worst]) if place.is_file() else {}  # one saved from Python has none
     tried = [f"{row.attack}: see {folders[row.attack].name}/report.html" for row in rows]
     assessment = describe_assessment(reports[worst], flat_entries(config), provenance) | {"What was tried": tried}
     return template.render(
@@ -69,8 +71,9 @@ def show_row(row: AttackRow, folder: Path, report: Mapping) -> dict:
         "images": "-" if row.images is None else row.images,
         "seconds": "-" if row.seconds is None else f"{row.seconds:.0f} s",
         "strip": [embed(file.read_bytes()) for file in files if file.is_file()],
-        "identities": report["identities"],
+        "users": [name_users(report, [identity]) for identity in report["identities"]],
         "verdict": report["verdict"],
+        "remarks": report.get("remarks", []),
         "folder": folder.name,
     }
 

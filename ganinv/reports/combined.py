@@ -39,12 +39,15 @@ def combine_reports(reports: Mapping[str, Mapping], access: Mapping[str, str] | 
     Raises: ValueError without reports, or where they are of other users.
     """
     if not reports:
-        raise ValueError("expected at least one report, got none")
+        raise ValueError("expected at least one report, got none; run an attack first")
     users = {name: report["identities"] for name, report in reports.items()}
     first = next(iter(users))
     for name, theirs in users.items():
         if theirs != users[first]:
-            raise ValueError(f"expected reports of the same users, got {users[first]} in {first} and {theirs} in {name}")
+            raise ValueError(
+                f"expected reports of the same users, got {users[first]} in {first} and {theirs} in {name}"
+                "; audit the same users in all"
+            )
     rows = [make_row(name, report, (access or {}).get(name, "gradients")) for name, report in reports.items()]
     return sorted(rows, key=rank_row)
 

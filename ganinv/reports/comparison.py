@@ -81,7 +81,7 @@ def group_runs(runs: Sequence[Run]) -> list[Method]:
 def check_comparable(runs: Sequence[Run]) -> None:
     """Raises: ValueError naming two runs that cannot stand in one table, or when there are none."""
     if not runs:
-        raise ValueError("expected at least one finished run, got none")
+        raise ValueError("expected at least one finished run, got none; name a run folder")
     first = runs[0]
     for run in runs[1:]:
         for key in ("world", "identities"):

@@ -145,6 +145,8 @@ def make_users(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor]
         rows.append(
             {
                 "identity": identity,
+                "name": report.get("names", {}).get(str(identity), ""),
+                "queries": (report.get("queries") or {}).get("per_identity", {}).get(str(identity)),
                 "pictures": [embed(file.read_bytes()) for file in files],
                 "photo": embed(encode_image(photos[identity])) if identity in photos else None,
                 "said": say_taken(decisions),

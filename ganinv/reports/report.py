@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ganinv.attack.invert import AttackResult
 from ganinv.interfaces import Generator, Recognizer
 from ganinv.judging.independence import check_independent
 from ganinv.judging.judgement import Judgement
 from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
-from ganinv.photos import list_people, load_photos
 from ganinv.recognizers.recognize import find_device
-from ganinv.reports.report_content import build_report
+from ganinv.reports.report_content import BESIDE, build_report, describe_search, describe_target
 from ganinv.reports.run_folder import RunFolder
 from ganinv.reports.terminal import format_report
-from ganinv.worlds.assets import Assets
+from ganinv.worlds.assets import Assets, load_own_photos
+from ganinv.worlds.photo_check import try_photos
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.world import World, add_photos, load_world, render_references
 
@@ -56,7 +54,10 @@ class Report:
             if self.result.config is not None:
                 folder.write_config(self.result.config)
             keys = ("method", "world", "seed", "identities", "goal", "queries")
-            folder.write_report(**{key: self.content[key] for key in keys}, judgement=self.judgement, cost=self.result.cost)
+            folder.write_report(
+                **{key: self.content[key] for key in keys}, judgement=self.judgement, cost=self.result.cost,
+                beside={key: self.content[key] for key in BESIDE if key in self.content},
+            )  # fmt: skip
         finally:
             folder.close()
         return folder.path
@@ -74,6 +75,7 @@ def judge(
     world: World | None = None,
     prior: Generator | None = None,
     seed: int = 0,
+    force: bool = False,
 ) -> Report:
     """Returns the report on an attack's result. No judge has seen the attack, nor the attack a judge.
 
@@ -81,7 +83,8 @@ def judge(
     taken never to have met the users. references: photos of the users on which neither target nor judge was trained: a
     folder with one sub-folder for each of the target's users, in order; without them only what needs none can be said.
     world: a world whose own target this is: its judges, references and prior are taken where none are given.
-    prior: for the controls, random samples of it. seed: of intervals and controls.
+    prior: for the controls, random samples of it. seed: of intervals and controls. force: go on where the photos of a folder
+    say that the target is fed wrongly, or that its users have other numbers.
 
     >>> import ganinv
     >>> world = ganinv.load_world("synthetic")
@@ -90,7 +93,8 @@ def judge(
     >>> report.verdict[0]
     'Does it leak? ...'
 
-    Raises: ValueError for a judge that shares weights with the target, or photos of another number of users.
+    Raises: ValueError for a judge that shares weights with the target, for photos of another number of users, or a target
+    that does not name them.
     """
     device = find_device(target)
     resolution = result.images.shape[-1]
@@ -100,8 +104,14 @@ def judge(
     check_independent(target, named)
     if references is None and world is not None:
         references = show_references(world, result.identities, named)
-    elif isinstance(references, str | Path):
-        references = embed_references(references, target, named, resolution, device)
+    check, names = None, getattr(target, "names", ())
+    if isinstance(references, str | Path):
+        photos = load_own_photos(references, resolution, target.num_identities, names, result.identities)
+        names = photos.names
+        if target.num_identities:
+            check = try_photos(target, photos, names)
+            check = check if force else check.require()
+        references = References.from_photos(photos, named, device)
     prior = prior if prior is not None else world.prior if world else None
     files = {role: world.file(role) for role in (*world.roles, *(judge.name for judge in named))} if world else {}
     truth = world.truth if world else None
@@ -117,7 +127,7 @@ def judge(
     content = build_report(
         method="pixel" if pixels else "latent", world=world.name if world else "none", seed=result.seed,
         identities=result.identities, judgement=judgement, cost=result.cost, files={}, goal=result.config.goal,
-        queries=result.queries,
+        queries=result.queries, beside=describe_search(result) | describe_target(names, result.identities, check),
     )  # fmt: skip
     return Report(content, result, judgement)
 
@@ -129,19 +139,3 @@ def show_references(world: World, identities: Sequence[int], judges: Sequence[Ju
         return references
     known = sorted({*identities} & {*references.person.tolist()})
     return add_photos(references, render_references(world, known), judges[0], of_all=False) if known else references
-
-
-def embed_references(
-    folder: str | Path, target: Recognizer, judges: Sequence[Judge], resolution: int, device: torch.device
-) -> References:
-    """Returns the photos of a folder, a sub-folder for each of the target's users, as the judges embed them.
-
-    Raises: ValueError for another number of sub-folders.
-    """
-    people = list_people(folder)
-    if target.num_identities not in (None, len(people)):
-        raise ValueError(
-            f"expected a sub-folder of {folder} for each of the target's {target.num_identities} users, in order of name, "
-            f"got {len(people)}"
-        )
-    return References.from_photos(load_photos(people, resolution), judges, device)

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 
 from ganinv.errors import Absent
 from ganinv.judging.controls import strongest_differences
-from ganinv.reports.answers import write_verdict
+from ganinv.reports.answers import write_remarks, write_verdict
 from ganinv.reports.report_file import COST_KEYS
 
 if TYPE_CHECKING:
-    from ganinv.attack.invert import Cost
+    from ganinv.attack.invert import AttackResult, Cost
     from ganinv.judging.judgement import Judgement
+    from ganinv.worlds.photo_check import PhotoCheck
+
+
+MOST_NAMES = 1000  # in a report
+BESIDE = ("stuck", "names", "photo_check")  # entries that are no judgement
 
 
 def build_report(
@@ -26,10 +31,12 @@ def build_report(
     goal: str | None = None,
     queries: Mapping | None = None,
     files: Mapping[str, str],
+    beside: Mapping[str, object] = {},  # noqa: B006
 ) -> dict:
     """Returns a report, whose schema is check_report. cost: Absent where the pictures were made elsewhere; files: path in
     the run folder -> SHA-256; goal: of the search, "class" or "template", None without one; queries: see
-    Queries.describe, None where nobody counted them."""
+    Queries.describe, None where nobody counted them; beside: what else there is to say, of describe_search and
+    describe_target."""
     verdict, controls = judgement.verdict, judgement.controls
     unknown = {"cost": cost.reason} if isinstance(cost, Absent) else {}
     report = {
@@ -56,9 +63,28 @@ def build_report(
         "sar": describe(judgement.success),
         "attributes": describe(judgement.attributes),
         "goal": goal,
-        "queries": None if queries is None else dict(queries),
+        "queries": None if queries is None else dict(queries) | {"per_identity": name_counts(queries)},
+        **beside,
     }
-    return report | {"verdict": write_verdict(report)}
+    return report | {"verdict": write_verdict(report), "remarks": write_remarks(report)}
+
+
+def name_counts(queries: Mapping) -> dict[str, int]:
+    """Returns str(identity) -> pictures asked for it, as JSON keeps it."""
+    return {str(identity): count for identity, count in queries.get("per_identity", {}).items()}
+
+
+def describe_search(result: AttackResult) -> dict:
+    """Returns the entry "stuck": users whom the search did not move."""
+    return {"stuck": [int(identity) for identity in result.stuck]}
+
+
+def describe_target(names: Sequence[str], identities: Sequence[int], check: PhotoCheck | None) -> dict:
+    """Returns the entries "names", number -> name of the target's users (of very many, those attacked), and "photo_check",
+    as far as there are any."""
+    shown = range(len(names)) if len(names) <= MOST_NAMES else identities
+    named = {str(identity): names[identity] for identity in shown if identity < len(names)}
+    return ({"names": named} if named else {}) | ({"photo_check": check.describe()} if check is not None else {})
 
 
 def describe(found) -> dict:

@@ -122,14 +122,16 @@ class RunFolder:
         cost: Cost | Absent,
         goal: str | None = None,
         queries: Mapping | None = None,
+        beside: Mapping[str, object] = {},  # noqa: B006
     ) -> dict:
         """Returns the report after writing it as report.json, whose schema is check_report, and report.html.
 
         cost: Absent where the pictures were made elsewhere. goal: of the search, queries: of Queries.describe, None without.
+        beside: see build_report.
         """
         report = build_report(
             method=method, world=world, seed=seed, identities=identities, judgement=judgement, cost=cost,
-            goal=goal, queries=queries, files=self.hash_files(),
+            goal=goal, queries=queries, files=self.hash_files(), beside=beside,
         )  # fmt: skip
         text = encode(report, "report.json", indent=2)  # first, so that a value that is not finite is called that
         check_report(report, self.path / "report.json")

@@ -38,7 +38,15 @@ REPORT_S = 3.0  # for the report's table, which waits for the service's answer, 
 FINISH_TIMEOUT_S = 5.0  # for what was not sent yet; wandb then writes all of it to its file
 END_S = 9.0  # for both; then what is left is cut off
 WRITE_S = 3.0  # for wandb's process to write its file, before it is cut off
-NOT_IN_ID = ("resume", "wandb", "wandb_artifacts", "device", "out")  # options that make no other run
+NOT_IN_ID = (
+    "resume",
+    "wandb",
+    "wandb_artifacts",
+    "device",
+    "out",
+    "force",
+    "private_photos",
+)  # options that make no other run
 LATER = {"online": "--include-online {folder}/wandb/run-*", "offline": "{folder}/wandb/offline-run-*"}
 # in every table; empty where the metric is absent
 FIRST_COLUMNS = ("identity", *(name for name, metric in CATALOGUE.items() if metric.tracked))

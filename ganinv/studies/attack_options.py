@@ -29,7 +29,9 @@ class RunOptions:
     templates: str = ""  # stored templates to reach, a file as for --gallery, in place of the target's; --goal=template
     threshold: float | None = None  # of the gallery, a cosine or a distance; None: the network's own
     classes: str = ""  # file with the users' names in the order that numbers them; "": the card's, or the folders' order
-    photos: str = ""  # folder with photos of the users, for lpips and lpips_face; "": those are absent
+    photos: str = ""  # folder with new photos of the users, for judges and the check of the target; "": the world's
+    force: bool = False  # go on though the check of the target on --photos finds it fed wrongly
+    private_photos: bool = False  # also write private.html, which shows --photos beside the pictures; it stays here
     judge: str = ""  # who judges, such as sface,dlib: judges of the world, or what --target takes; "": the world's
     label: str = ""  # name in comparisons; "": by method
     resume: str = ""  # a run folder to go on with, as it was configured; takes no other option
@@ -61,7 +63,7 @@ def read_run_config(config, defaults):
     if changed - set(FREE[name]):
         raise ValueError(f"expected no other options beside --{name.replace('_', '-')}, got some; leave them out")
     if not (Path(place) / "config.json").is_file():
-        raise ValueError(f"expected a run folder with a config.json, got {place}")
+        raise ValueError(f"expected a run folder with a config.json, got {place}; check the path")
     stored = read_json(Path(place) / "config.json", {f"{option}?": find_kind(value) for option, value in usual.items()})
     # a run of an earlier version lacks the options that came later
     if not {"space", "identities"} <= set(stored) <= set(usual):

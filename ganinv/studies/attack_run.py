@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +18,9 @@ from ganinv.attack.goals import make_goal
 from ganinv.attack.invert import AttackResult, InTurn
 from ganinv.attack.offline import attack as run_search
 from ganinv.attack.spread import Spread
-from ganinv.attack.start import draw_pool
+from ganinv.attack.start import draw_probes
 from ganinv.engine.cluster import RayWorkers
-from ganinv.engine.precision import PROBED, Choice, choose_precision, keep_memory, ready_recognizer
+from ganinv.engine.precision import Choice, choose_precision, keep_memory, ready_recognizer
 from ganinv.engine.progress import open_bar
 from ganinv.engine.signals import StoppedError, held_signals
 from ganinv.interfaces import Goal
@@ -31,7 +30,9 @@ from ganinv.photos import hash_photos
 from ganinv.priors.checks import check_prior
 from ganinv.ranges import check_ranges
 from ganinv.recognizers.checks import check_recognizer
+from ganinv.reports.private_page import write_private
 from ganinv.reports.provenance import describe_provenance, find_differences
+from ganinv.reports.report_content import describe_search, describe_target
 from ganinv.reports.report_file import read_report
 from ganinv.reports.run_files import read_provenance
 from ganinv.reports.run_folder import RunFolder, new_folder
@@ -40,6 +41,7 @@ from ganinv.reports.tracking import MODES, Tracker, is_sweep
 from ganinv.studies.attack_options import RunOptions, describe_config, name_code
 from ganinv.weights.specs import hash_code
 from ganinv.worlds.assets import Assets, load_assets
+from ganinv.worlds.photo_check import PhotoCheck, try_photos
 from ganinv.worlds.world import World
 
 ENGINES = ("local", "ray")
@@ -50,7 +52,8 @@ SCRIPTS = {"latent": "scripts/pixel_attack.py", "pixel": "scripts/latent_attack.
 class Job:
     """An attack that was checked and loaded.
 
-    start: first pictures [T,C,R,R] of an attack without a prior; again: the options that name its code, for a resume.
+    start: first pictures [T,C,R,R] of an attack without a prior; again: the options that name its code, for a resume;
+    photo_check: of a target of one's own and --photos, else None.
     """
 
     method: str
@@ -63,6 +66,7 @@ class Job:
     start: torch.Tensor | None
     provenance: dict
     again: str
+    photo_check: PhotoCheck | None = None
 
 
 def run_attack(config, method: str) -> dict:
@@ -108,12 +112,17 @@ def check_options(config, method: str) -> None:
     if options.templates and options.gallery:
         raise ValueError("expected --templates or --gallery, got both; stored templates are a gallery")
     if options.templates and config.attack.goal != "template":
-        raise ValueError(f"expected --goal=template beside --templates, got {config.attack.goal}")
+        raise ValueError(
+            f"expected --goal=template beside --templates, got {config.attack.goal}"
+            "; pass --goal=template, or leave --templates out"
+        )
     if options.engine not in ENGINES or options.workers < 0:
         got = f"{options.engine} and {options.workers}"
         raise ValueError(f"expected an engine among {', '.join(ENGINES)} and workers of at least 0, got {got}")
     if options.engine == "local" and (options.address or options.workers):
         raise ValueError("expected --engine=ray beside --address or --workers, got the engine local")
+    if options.private_photos and not options.photos:
+        raise ValueError("expected --photos=FOLDER beside --private-photos, got none; pass the folder of the users' photos")
     cli.choose_device(options.device)
     check_ranges(config)
     cli.parse_identities(options.identities)
@@ -143,6 +152,7 @@ def prepare(config, method: str) -> Job:
     goal = make_goal(attack, assets.target)
     check_config(attack, assets.target, identities, assets.generator is not None, goal)
     check_independent(assets.target, assets.judges)
+    photo_check = check_photos(assets, options)
     start = None if prior else load_start(config.start, identities, assets.world)
     provenance = describe_provenance(options.seed, device, assets.weight_files(), sys.argv)
     given = describe_config(config)
@@ -157,7 +167,22 @@ def prepare(config, method: str) -> Job:
         if options.resume and any(line.startswith(("weights", "photos", "code")) for line in differences):
             raise ValueError(f"expected the weights, photos and code that {options.resume} began with, got others (above)")
     again = "".join(f" --{option}={given[option]}" for option in code)
-    return Job(method, attack, goal, options, device, identities, assets, start, provenance, again)
+    return Job(method, attack, goal, options, device, identities, assets, start, provenance, again, photo_check)
+
+
+def check_photos(assets: Assets, options) -> PhotoCheck | None:
+    """Returns what a target of one's own says of --photos, after printing it; None for the world's, or without photos.
+
+    options: with photos, target, gallery and force. Raises: ValueError where it is fed wrongly, or its users have other
+    numbers, unless force.
+    """
+    photos = assets.references.photos if assets.references is not None else None
+    own = options.target or options.gallery or getattr(options, "templates", "")
+    if not (options.photos and own) or photos is None:
+        return None
+    check = try_photos(assets.target, photos, assets.names)
+    print(check, file=sys.stderr)
+    return check if options.force else check.require()
 
 
 def load_start(start: str, identities: Sequence[int], world: World) -> torch.Tensor:
@@ -251,16 +276,11 @@ def choose_forms(job: Job, target) -> Choice:
 
     What was taken is said in one line, float32 apart.
     """
-    attack, generator, start = job.attack, job.assets.generator, job.start
+    attack, generator = job.attack, job.assets.generator
     if job.options.resume or job.options.from_run:
         return read_choice(job.options)
-    if attack.precision == "float32" or generator is None:
-        latents = start if start is None else start.expand(-1, 3, -1, -1).to(job.device)
-    else:
-        z = draw_pool(generator, dataclasses.replace(attack, candidates=PROBED), job.options.seed).to(job.device)
-        with torch.no_grad():
-            latents = generator.map(z, attack.psi)
-    choice = choose_precision(attack.precision, generator, target, latents)
+    probes = draw_probes(generator, job.start, attack, job.options.seed, job.device)
+    choice = choose_precision(attack.precision, generator, target, probes)
     if attack.precision != "float32":
         print(choice.line, file=sys.stderr)
     return choice
@@ -293,7 +313,12 @@ def judge_result(job: Job, result: AttackResult, folder: RunFolder) -> dict:
         identities=job.identities,
         judgement=judgement,
         cost=result.cost,
+        beside=describe_search(result) | describe_target(job.assets.names, job.identities, job.photo_check),
     )
+    if options.private_photos:
+        known = job.assets.references.photos
+        file = write_private(folder.path, list(job.identities), known, report.get("names", {}))
+        print(f"{file}: PRIVATE, with photographs of the users; do not pass it on", file=sys.stderr)
     folder.drop_state()
     return report
 

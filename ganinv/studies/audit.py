@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganinv.attack.attacks import LatentAttack, PixelAttack
+from ganinv.attack.attacks import LatentAttack, PixelAttack, try_first
 from ganinv.engine.files import clear_errors
+from ganinv.engine.signals import StoppedError
 from ganinv.interfaces import Generator, Recognizer
 from ganinv.reports.audit_page import write_audit
 from ganinv.reports.combined import AttackRow, combine_reports, write_combined
 from ganinv.reports.report import Report, judge
 from ganinv.reports.report_file import read_report
+from ganinv.reports.run_files import read_config
 from ganinv.reports.terminal import WIDTH
+from ganinv.studies.attack_options import describe_config
 from ganinv.studies.attack_run import run_attack
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.world import World
+
+FREE = ("out", "resume", "device", "wandb", "wandb_artifacts", "label", "save_every", "force")  # change no result
+FREE += ("engine", "address", "workers")
 
 
 def run_audit(out: Path, attacks: Mapping[str, tuple[str, object]], run: Callable[[object, str], dict] = run_attack) -> dict:
@@ -27,25 +34,44 @@ def run_audit(out: Path, attacks: Mapping[str, tuple[str, object]], run: Callabl
 
     attacks: name -> (method, configuration), as run_attack takes them, whose run folder is out/NAME. An attack whose folder
     holds a report is not repeated, and one that was killed goes on: the same command, given again, ends an audit.
-    Raises: ValueError for a configuration that cannot be run.
+    Raises: ValueError for a configuration that cannot be run, or a folder that holds an audit with other options.
     """
     folders, reports = {}, {}
     with clear_errors(out, ValueError):
         out.mkdir(parents=True, exist_ok=True)
     for number, (name, (method, config)) in enumerate(attacks.items(), 1):
         folders[name] = folder = out / name.replace(" ", "-")
+        begun = check_begun(out, folder, config)
         print(f"{number} of {len(attacks)}: {name}", file=sys.stderr)
         if (folder / "report.json").is_file():
             reports[name] = read_report(folder)
             continue
-        options = {"resume": str(folder)} if (folder / "config.json").is_file() else {"out": str(folder)}
-        reports[name] = run(dataclasses.replace(config, run=dataclasses.replace(config.run, **options)), method)
+        options = {"out": str(folder), "resume": str(folder) if begun else ""}
+        try:
+            reports[name] = run(dataclasses.replace(config, run=dataclasses.replace(config.run, **options)), method)
+        except KeyboardInterrupt as error:  # the attack's own hint is of the attack alone
+            number = getattr(error, "signal", signal.SIGINT)
+            raise StoppedError(number, "stopped and saved; the same command goes on from here") from error
     with clear_errors(out):
         audit = write_audit(out, folders, reports)
-    for sentence in audit["verdict"]:
+    remarks = [f"{name}: {remark}" for name, report in reports.items() for remark in report.get("remarks", [])]
+    for sentence in [*remarks, *audit["verdict"]]:
         print(textwrap.fill(sentence, WIDTH, subsequent_indent="  "))
     print(f"\n{out}/audit.html")
     return audit
+
+
+def check_begun(out: Path, folder: Path, config) -> bool:
+    """Says whether an attack's run folder holds a run. Raises: ValueError where that was begun with other options."""
+    stored = read_config(folder) if (folder / "config.json").is_file() else {}
+    now = describe_config(config) if stored else {}
+    other = [option for option in stored if option not in FREE and option in now and stored[option] != now[option]]
+    if other:
+        raise ValueError(
+            f"expected the options that {out} was begun with, got another {', '.join(sorted(other))}; repeat the command as "
+            "it was, or choose another --out"
+        )
+    return bool(stored)
 
 
 @dataclass(frozen=True)
@@ -98,14 +124,17 @@ def audit(
     world: World | None = None,
     attacks: Mapping[str, LatentAttack] | None = None,
     seed: int = 0,
+    force: bool = False,
 ) -> AuditResult:
     """Returns what every attack on a target gives: the pixel search, the class score and, of a gallery, its templates.
 
     attacks: name -> attack, in place of these; an attack whose name is "template inversion" is given the target's
-    templates. judges, references, world: see ganinv.judge.
+    templates. judges, references, world: see ganinv.judge; references that are a folder are first shown to the target, which
+    must name them unless force.
     Raises: ValueError, see ganinv.judge and LatentAttack.
     """
-    identities, templates = tuple(identities), getattr(target, "templates", None)
+    photos = references if isinstance(references, str | Path) else None
+    identities, templates = try_first(target, identities, photos, prior.resolution, force), getattr(target, "templates", None)
     if attacks is None:
         attacks = {"pixel search": PixelAttack(), "class score": LatentAttack()}
         attacks |= {"template inversion": LatentAttack(goal="template")} if templates is not None else {}
@@ -116,5 +145,7 @@ def audit(
             result = attack(target, identities, resolution=prior.resolution, seed=seed, **wanted)
         else:
             result = attack(prior, target, identities, seed=seed, **wanted)
-        reports[name] = judge(result, target, judges=judges, references=references, world=world, prior=prior, seed=seed)
+        reports[name] = judge(
+            result, target, judges=judges, references=references, world=world, prior=prior, seed=seed, force=force
+        )
     return AuditResult(reports)

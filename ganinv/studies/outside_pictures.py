@@ -98,12 +98,14 @@ def list_pictures(folder: Path) -> dict[int, list[Path]]:
     if not str(folder).strip("."):
         raise ValueError("expected --pictures=FOLDER, got none; pass the folder that holds the pictures")
     if not folder.is_dir():
-        raise ValueError(f"expected a folder of pictures, got {folder}, which is no folder")
+        raise ValueError(f"expected a folder of pictures, got {folder}, which is no folder; check the path")
     shown = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "grid.png")
     folders = [path for path in shown if path.is_dir()]
     loose = [path for path in shown if images.is_picture(path) and path.is_file()]
     if folders and loose:
-        raise ValueError(f"expected sub-folders or pictures in {folder}, got both: {folders[0].name} and {loose[0].name}")
+        raise ValueError(
+            f"expected sub-folders or pictures in {folder}, got both: {folders[0].name} and {loose[0].name}; keep one form"
+        )
     found: dict[int, list[tuple[int, Path]]] = {}
     for path in loose:
         match = FILE.fullmatch(path.stem)
@@ -118,11 +120,14 @@ def list_pictures(folder: Path) -> dict[int, list[Path]]:
     counts = {identity: len(files) for identity, files in found.items()}
     if not all(counts.values()) or not counts:
         empty = next((place for place in folders if not found[int(place.name)]), folder)
-        raise ValueError(f"expected pictures ({', '.join(images.SUFFIXES)}) in {empty}, got none")
+        raise ValueError(
+            f"expected pictures ({', '.join(images.SUFFIXES)}) in {empty}, got none; add pictures, or take the folder out"
+        )
     most, least = max(counts, key=counts.get), min(counts, key=counts.get)
     if counts[most] != counts[least]:
         raise ValueError(
             f"expected as many pictures of every identity, got {counts[most]} of {most} and {counts[least]} of {least}"
+            "; add or remove some"
         )
     return {identity: [path for _, path in sorted(found[identity])] for identity in sorted(found)}
 
@@ -139,7 +144,7 @@ def read_pictures(files: dict[int, list[Path]], side: int) -> torch.Tensor:
         size = size or picture.size
         if picture.size != size or size[0] != size[1] or size[0] < side:
             wanted = f"square pictures of one size, at least {side} px a side"
-            raise ValueError(f"expected {wanted}, got {picture.size[0]}x{picture.size[1]} in {path}")
+            raise ValueError(f"expected {wanted}, got {picture.size[0]}x{picture.size[1]} in {path}; save them so")
         highest = int(np.asarray(picture).max())
         if highest <= DARK:
             raise ValueError(

@@ -81,7 +81,7 @@ def find_runs(places: Iterable[str]) -> list[Path]:
         finished = [folder for folder in inside if (folder / "report.json").is_file()]
         if not finished:
             what = "nothing of that name" if not place.exists() else "none that has a report.json"
-            raise ValueError(f"expected a finished run, or a folder of them, at {place}, got {what}")
+            raise ValueError(f"expected a finished run, or a folder of them, at {place}, got {what}; check the path")
         for folder in inside:
             if folder in finished:
                 found.setdefault(folder.resolve(), folder)

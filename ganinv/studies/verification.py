@@ -103,7 +103,9 @@ def read_settings(folder: Path) -> dict:
         judges = [name for name in settings.get("judge", "").split(",") if name]
         return settings | {"identities": cli.parse_identities(settings["identities"]), "judges": judges}
     except (ValueError, KeyError) as error:
-        raise ValueError(f"expected a run's config.json in {folder}, got none that can be read ({error})") from error
+        raise ValueError(
+            f"expected a run's config.json in {folder}, got none that can be read ({error}); name a run folder that is whole"
+        ) from error
 
 
 def load_run(settings: Mapping, *, device: torch.device, photos: str, prior: bool) -> Assets:

@@ -46,7 +46,9 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"expected a weight file, got {path}, which is {'a folder' if path.is_dir() else 'missing'}")
+        raise ValueError(
+            f"expected a weight file, got {path}, which is {'a folder' if path.is_dir() else 'missing'}; check the path"
+        )
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt") as file:
@@ -71,16 +73,22 @@ def check_tensors(
         return ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if names[NAMES_SHOWN:] else "")
 
     if missing := expected.keys() - tensors.keys():
-        raise ValueError(f"expected the tensor(s) {some(missing)} in {path}, got none of that name")
+        raise ValueError(
+            f"expected the tensor(s) {some(missing)} in {path}, got none of that name"
+            "; the file is of another network: pass that one's name"
+        )
     if odd := tensors.keys() - expected.keys():
         raise ValueError(f"expected no tensor(s) {some(odd)} in {path}; it was written for another network")
     checked = {}
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
-            raise ValueError(f"expected {name} of shape {list(expected[name].shape)}, got {list(tensor.shape)} in {path}")
+            raise ValueError(
+                f"expected {name} of shape {list(expected[name].shape)}, got {list(tensor.shape)} in {path}"
+                "; the file is of another network: pass that one's name"
+            )
         checked[name] = tensor.float() if expected[name].is_floating_point() else tensor
         if not torch.isfinite(checked[name]).all():
-            raise ValueError(f"expected finite values, got NaN or infinity in {name} of {path}")
+            raise ValueError(f"expected finite values, got NaN or infinity in {name} of {path}; train or copy it again")
     return checked
 
 

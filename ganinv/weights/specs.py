@@ -78,10 +78,12 @@ def load_factory(place: str, factory: str) -> Callable[[], object]:
         try:
             module = importlib.import_module(place)
         except ImportError as error:
-            raise ValueError(f"expected a module or a file.py before the colon, got {place} ({error})") from error
+            raise ValueError(
+                f"expected a module or a file.py before the colon, got {place} ({error}); check the name"
+            ) from error
     if not callable(getattr(module, factory, None)):
         got = type(getattr(module, factory)).__name__ if hasattr(module, factory) else "nothing of that name"
-        raise ValueError(f"expected a function {factory} in {place}, got {got}")
+        raise ValueError(f"expected a function {factory} in {place}, got {got}; define it there")
     return getattr(module, factory)
 
 
@@ -91,7 +93,9 @@ def load_file(place: str, factory: str) -> types.ModuleType:
     It is registered, as dataclasses and relative imports want it: as part of its package, or under a name of its own.
     """
     if not Path(place).is_file():
-        raise ValueError(f"expected a Python file before the colon of {place}:{factory}, got {place}, which is missing")
+        raise ValueError(
+            f"expected a Python file before the colon of {place}:{factory}, got {place}, which is missing; check the path"
+        )
     name = find_root(Path(place).resolve())[1]
     if "." in name:
         importlib.import_module(name.rpartition(".")[0])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 from ganinv.attributes.probes import Probe
-from ganinv.photos import Photos, list_people, load_photos
+from ganinv.photos import Photos, list_people, load_photos, sort_names
 from ganinv.recognizers.adapters import weight_file
 from ganinv.recognizers.templates import load_gallery, read_classes
 from ganinv.weights.checkpoints import find_checkpoint
@@ -26,7 +28,8 @@ class Assets:
     """What a run needs, loaded: generator (None: no prior), target, judges, references; files: role -> weight file.
 
     truth: of a world of rendered people and a target that knows them, else None. probes: beside the world's own, by the
-    SHA-256 of the weights that they were fitted on.
+    SHA-256 of the weights that they were fitted on. names: of the users of a target of one's own, in the order of their
+    numbers, () where nobody names them.
     """
 
     world: World
@@ -37,6 +40,7 @@ class Assets:
     files: dict[str, Path]
     truth: Truth | None = None
     probes: Mapping[str, Probe] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
     def weight_files(self) -> dict[str, Path]:
         """Returns role -> file of everything that was read from a file (code is in no such list)."""
@@ -83,7 +87,7 @@ def load_assets(
         references = None  # others embedded them; photos help
     if photos and not known:
         own = load_own_photos(photos, world.resolution, model.num_identities, names, identities)
-        references = References.from_photos(own, judges, device)
+        references, names = References.from_photos(own, judges, device), own.names
     elif photos and references is None:
         references = References.from_photos(load_references(world, photos), judges, device)
     elif photos:
@@ -98,7 +102,8 @@ def load_assets(
     files["lpips_face"] = world.file("lpips_face")
     files |= {judge.name: world.file(judge.name) for judge in judges if judge.sees_users}
     files |= {role: world.file(role) for role in ("references", "factors") if known and world.has(role)}
-    return Assets(world, prior_model, model, judges, references, files, world.truth if known else None)
+    truth, names = world.truth if known else None, names if target or gallery else ()
+    return Assets(world, prior_model, model, judges, references, files, truth, names=tuple(names))
 
 
 def find_judge_file(world: World, judge: Judge) -> Path:
@@ -109,7 +114,10 @@ def find_judge_file(world: World, judge: Judge) -> Path:
 def check_names(names: Sequence[str], num_identities: int | None) -> tuple[str, ...]:
     """Returns the names of a target's users. Raises: ValueError when there are names, and another number of them."""
     if names and len(names) != num_identities:
-        raise ValueError(f"expected a name for each of the target's {num_identities} identities, got {len(names)}")
+        raise ValueError(
+            f"expected a name for each of the target's {num_identities} identities, got {len(names)}"
+            "; name all of them in the order of the classes"
+        )
     return tuple(names)
 
 
@@ -121,18 +129,46 @@ def load_own_photos(
     Raises: ValueError for another number of folders, or when one that is attacked is missing.
     """
     people = list_people(photos)
-    if not names:
-        if len(people) != num_identities:
-            raise ValueError(
-                f"expected a sub-folder of {photos} for each of the target's {num_identities} identities, in order "
-                f"of name, got {len(people)}"
-            )
-        return load_photos(people, resolution)
+    names = names or find_names(photos, people, num_identities)
     if missing := [names[identity] for identity in identities if identity < len(names) and names[identity] not in people]:
-        raise ValueError(f"expected a sub-folder {show(missing[0])} in {photos}, of a user who is attacked, got none")
+        raise ValueError(
+            f"expected a sub-folder {show(missing[0])} in {photos}, of a user who is attacked, got none; add photos "
+            "that show a face, or leave the user out of --identities"
+        )
     theirs = {name: people[name] for name in names if name in people}
     if not theirs:
-        raise ValueError(f"expected sub-folders of {photos} named as the target's users, such as {show(names[0])}, got none")
+        raise ValueError(
+            f"expected sub-folders of {photos} named as the target's users, such as {show(names[0])}, got none; rename them"
+        )
     number = torch.tensor([row for row, name in enumerate(names) if name in people])
     own = load_photos(theirs, resolution)
     return dataclasses.replace(own, person=number[own.person], names=tuple(names))
+
+
+def find_names(photos: str | Path, people: Mapping[str, Sequence[Path]], num_identities: int | None) -> Sequence[str]:
+    """Returns the names of a target's users, which nobody gave, by the sub-folders of a folder, people.
+
+    Whoever lost all photos to align_faces.py keeps a number, as its list of files says; a line names them.
+    Raises: ValueError for another number of sub-folders than users.
+    """
+    if num_identities in (None, len(people)):
+        return list(people)
+    lost = sorted(list_lost(Path(photos)) - people.keys())
+    if lost and len(people) + len(lost) == num_identities:
+        who = ", ".join(lost)
+        print(f"{photos}: no photo with a face of {who}, whose number is kept; they cannot be attacked", file=sys.stderr)
+        return sort_names([*people, *lost])
+    raise ValueError(
+        f"expected a sub-folder of {photos} for each of the target's {num_identities} identities, in order of name, got "
+        f"{len(people)}" + (f" without {', '.join(lost)}, of whom no photo shows a face" if lost else "")
+        + "; add the others, or name the users in the target's order with --classes=FILE"
+    )  # fmt: skip
+
+
+def list_lost(photos: Path) -> set[str]:
+    """Returns the people of whom align_faces.py, which wrote a folder, found no face or could read no photo."""
+    try:
+        said = json.loads((photos / "align_faces.json").read_text(encoding="utf-8"))
+        return {str(row).partition("/")[0] for key in ("faceless", "unreadable") for row in said[key]}
+    except (OSError, ValueError, KeyError, TypeError):  # it wrote none, or somebody else did
+        return set()

@@ -23,7 +23,7 @@ from ganinv.recognizers.adapters import weight_file
 from ganinv.recognizers.loading import load_recognizer, read_frame
 from ganinv.recognizers.published.frame import Frame
 from ganinv.recognizers.templates import load_gallery
-from ganinv.weights.cards import find_card
+from ganinv.weights.cards import find_card, read_json
 from ganinv.weights.files import PRETRAINED
 from ganinv.worlds import world_file
 from ganinv.worlds.references import Judge, References
@@ -249,7 +249,12 @@ def find_file(folder: Path, place: str) -> Path:
 
 def read_identities(spec: str) -> tuple[str, ...]:
     """Returns the names on the card of a recognizer's weight file, in order; () without such a card."""
-    names = find_card(weight_file(spec)).get("identities")
+    file = weight_file(spec)
+    card = find_card(file)
+    if not card and file.is_file() and file.suffix != ".json" and file.with_suffix(".json").is_file():
+        card = read_json(file.with_suffix(".json"), beside=file)  # an adapter's, which need not carry the file's SHA-256
+        card = {} if "sha256" in card else card
+    names = card.get("identities")
     return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
@@ -272,7 +277,10 @@ def find_world(name: str | Path) -> World:
             new = REPLACED[name]
             raise ValueError(f"expected a world that is shipped, got {name}; world {name} was replaced by {new}")
         if not folder.is_dir():
-            raise ValueError(f"expected a world among {', '.join(list_worlds())}, or a folder with a world.json, got {name}")
+            raise ValueError(
+                f"expected a world among {', '.join(list_worlds())}, or a folder with a world.json, got {name}"
+                "; check the name or path"
+            )
     world = World(folder, **world_file.read_world_file(folder))
     places = {**world.roles, **world.targets, **{entry.name: entry.recognizer for entry in world.judge_entries}}
     for role, place in places.items():

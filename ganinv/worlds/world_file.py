@@ -122,7 +122,9 @@ def read_world_file(folder: Path) -> dict:
     """
     path = folder / NAME
     if not path.is_file():
-        raise ValueError(f"expected a world, a folder with a {NAME}, got {folder}, which has none")
+        raise ValueError(
+            f"expected a world, a folder with a {NAME}, got {folder}, which has none; train_gan.py --world=FOLDER begins one"
+        )
     said = read_json(path, beside=path)
     if odd := sorted(said.keys() - KEYS.keys()):
         raise ValueError(f"expected the keys {', '.join(KEYS)} in {path}, got {show(odd[0])}")

@@ -99,7 +99,9 @@ def check_file(name: str, kind: str) -> Path:
     """Returns the user's file. Raises: ValueError when there is none."""
     path = Path(name)
     if not path.is_file():
-        raise ValueError(f"expected {kind}:FILE, got {name}, which is {'a folder' if path.is_dir() else 'missing'}")
+        raise ValueError(
+            f"expected {kind}:FILE, got {name}, which is {'a folder' if path.is_dir() else 'missing'}; check the path"
+        )
     return path
 
 

@@ -83,7 +83,10 @@ def choose_file(file: PackageFile, name: str, *, spec: str, known: tuple[str, ..
         return find_file(file, spec=spec)
     path = Path(name)
     if not path.is_file():
-        raise ValueError(f"expected {spec} or {spec}:FILE, got {name}, which is {'a folder' if path.is_dir() else 'missing'}")
+        raise ValueError(
+            f"expected {spec} or {spec}:FILE, got {name}, which is {'a folder' if path.is_dir() else 'missing'}"
+            "; check the path"
+        )
     if sha256_file(path) not in (file.sha256, *known):
         log.warning("%s is not the published file of %s: its threshold and training may be others", path, spec)
     return path

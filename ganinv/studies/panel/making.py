@@ -43,9 +43,11 @@ def make_panel(config) -> None:
 
     users = runs[0].report["identities"]
     check_photos(config.photos, world, own_target, runs)
-    shown, held_out = split_references(config.photos, world, own_target)
-    if max(users) >= len(shown):
-        raise ValueError(f"expected photos of user {max(users)} in {config.photos}, got {len(shown)} people")
+    shown, held_out = split_references(config.photos, world, own_target, runs)
+    if missing := [user for user in users if user not in shown]:
+        raise ValueError(
+            f"expected photos of user {missing[-1]} in {config.photos}, got {len(shown)} people; pass the folder of the runs"
+        )
     pictures = {
         method.label: [{user: run.folder / "images" / f"{user}_0.png" for user in users} for run in method.runs]
         for method in methods
@@ -67,7 +69,7 @@ def make_panel(config) -> None:
     text = format_page(page)
     key |= {
         "world": runs[0].report["world"], "seed": config.seed, "version": ganinv.__version__, "absent": absent,
-        "page_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "names": runs[0].report.get("names", {}), "page_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }  # fmt: skip
     write_files({page_file: text, key_file: json.dumps(key, indent=1) + "\n"})
 
@@ -87,7 +89,7 @@ def make_panel(config) -> None:
 def check_make(config) -> None:
     """Raises: ValueError when an option is missing or out of bounds."""
     if not config.photos or not config.out:
-        raise ValueError("expected --photos=FOLDER and --out=FILE.html, got one or none of them")
+        raise ValueError("expected --photos=FOLDER and --out=FILE.html, got one or none of them; pass both")
 
 
 def read_methods(places: Iterable[str]) -> list:
@@ -95,7 +97,9 @@ def read_methods(places: Iterable[str]) -> list:
     methods = group_runs([read_run(folder) for folder in find_runs(places)])
     targets = sorted({run.config.get("target") or "the world's own" for method in methods for run in method.runs})
     if len(targets) > 1:
-        raise ValueError(f"expected runs against one target, whose users --photos shows, got {', '.join(targets)}")
+        raise ValueError(
+            f"expected runs against one target, whose users --photos shows, got {', '.join(targets)}; name runs of one target"
+        )
     return methods
 
 
@@ -112,7 +116,7 @@ def check_place(out: str, photographs: bool) -> tuple[Path, Path]:
     page = Path(out).expanduser().resolve()
     key = page.with_suffix(".key.json")
     if page.suffix != ".html":
-        raise ValueError(f"expected --out to be a file NAME.html, got {out}")
+        raise ValueError(f"expected --out to be a file NAME.html, got {out}; choose such a name")
     for file in (page, key):
         if file.exists():
             raise ValueError(f"expected a new --out, got {file}, which is there; choose another, or lose a panel's key")
@@ -120,6 +124,7 @@ def check_place(out: str, photographs: bool) -> tuple[Path, Path]:
     if photographs and (page.is_relative_to(results) or is_committable(page)):
         raise ValueError(
             f"expected --out outside results/ and every git checkout, since the page has photographs, got {page}"
+            "; choose a place outside"
         )
     return page, key
 

@@ -30,18 +30,32 @@ def check_photos(photos: str, world, own_target: bool, runs: Sequence) -> None:
         return
 
     known = {run.provenance["photos"] for run in runs if "photos" in run.provenance}
-    if known and known != {hash_photos(load_photos(list_people(photos), world.resolution))}:
-        raise ValueError(f"expected the photos that the runs were given, got others in {photos}")
+    people = dict(number_people(photos, runs).values())
+    if known and known != {hash_photos(load_photos(people, world.resolution))}:
+        raise ValueError(f"expected the photos that the runs were given, got others in {photos}; pass theirs")
 
 
-def split_references(photos: str, world, own_target: bool) -> tuple[dict[int, list[Path]], dict[int, list[Path]]]:
+def number_people(photos: str, runs: Sequence) -> dict[int, tuple[str, list[Path]]]:
+    """Returns number -> (name, photo files) of the users of a target of one's own: as the runs name them, or in order."""
+    people, names = list_people(photos), runs[0].report.get("names", {})
+    if not names:
+        return dict(enumerate(people.items()))
+    return {int(number): (name, people[name]) for number, name in names.items() if name in people}
+
+
+def split_references(
+    photos: str, world, own_target: bool, runs: Sequence
+) -> tuple[dict[int, list[Path]], dict[int, list[Path]]]:
     """Returns (person -> photos to show, person -> photos for catch trials), each in the order of their hashes.
 
     No recognizer of the world was trained on either. Photos for a target of one's own are all new: a fifth is held out.
     """
-    people = list(list_people(photos if own_target else Path(photos) / world.users).values())
-    held_out = {person: choose_photos(files, "test") for person, files in enumerate(people)}
-    shown = {person: choose_photos(files, "all" if own_target else "references") for person, files in enumerate(people)}
+    if own_target:
+        people = {number: files for number, (_, files) in number_people(photos, runs).items()}
+    else:
+        people = dict(enumerate(list_people(Path(photos) / world.users).values()))
+    held_out = {person: choose_photos(files, "test") for person, files in people.items()}
+    shown = {person: choose_photos(files, "all" if own_target else "references") for person, files in people.items()}
     return {person: [file for file in files if file not in held_out[person]] for person, files in shown.items()}, held_out
 
 
