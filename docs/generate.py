@@ -20,6 +20,7 @@ DOCS = Path(__file__).resolve().parent
 MARKED = re.compile(r"(<!-- written by generate\.py -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 HIDDEN = {  # keys of a card that have a line of their own, or are too long for one
     *("role", "world", "kind", "identities", "factors", "frame"),
+    *("attributes", "ceilings", "absent", "users"),
     *("command", "data", "trained_on", "network_trained_on", "metrics", "training", "sha256"),
 }
 TITLES = {
@@ -53,7 +54,16 @@ LIMITS = {
     "lpips_face": "No learned heads: the distance was never fitted to what people see.",
     "mobilefacenet": "What it was trained on is only partly said; it may have met people whose photos are judged.",
     "factors": "Reads only factors that it can tell from a photo of an unseen person; the others are left out.",
+    "calibration": "It holds for the target, the reader and the attack that it was fitted on, and for people like these.",
 }
+TITLES["calibration"] = "the calibration of what pictures say of a person's attributes"
+USES["calibration"] = "To say how sure an attribute is that was read off several pictures of a user."
+for _network in ("dlib", "sface", "mobilefacenet", "target"):
+    TITLES[f"probe_{_network}"] = f"the probe of {_network}: attributes of a person, read off its embeddings"
+    USES[f"probe_{_network}"] = "To measure what a recognizer, or a picture, gives away of a person. Never to sort people."
+    LIMITS[f"probe_{_network}"] = (
+        "It reads what annotators said of photos, or what a renderer was told, and not who a person is."
+    )
 
 
 def write_metrics() -> str:

@@ -97,6 +97,7 @@ RANGES = {
     "power": "[0, 1e6]",
     "pictures": "[1, 100]",
     "ProbeAttributes.people": "[1, 1e9]",
+    "share": "[0, 1]",
     "people": "[5, 1000]",
     "catch": "[0, 1000]",
     "references": "[1, 4]",

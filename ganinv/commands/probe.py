@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,11 @@ class ProbeAttributes:
     photos: str = ""  # folder or zip of public people, never users; "": data/<world>/public
     labels: str = ""  # CSV: photo (or person), then a column for each attribute; "": the factors of rendered people
     names: str = ""  # of the values of choices, in order: "gender=man,woman;glasses=no,yes"
-    people: int = 4000  # at most, of those that priors are trained on too; the others stay for tests
+    people: int = 4000  # at most, none of whom a network was trained on, as far as its card says
+    share: tuple[float, float] = (
+        0.0,
+        0.8,
+    )  # of the people, by a hash of their names, who are read; the others stay for tests
     caveat: str = ""  # what there is to say of the labels: who annotated them, how
     seed: int = 0  # of folds and intervals
     device: str = "auto"  # auto | cpu | cuda
@@ -32,19 +37,18 @@ def run(config: ProbeAttributes) -> None:
     from ganinv.recognizers.adapters import weight_file
     from ganinv.studies.probing import probe, write_probes
     from ganinv.training.pictures import load_pictures
-    from ganinv.training.recipes import HELD_OUT
-    from ganinv.weights.cards import describe_photos
+    from ganinv.weights.cards import describe_photos, find_card, read_hash_range
     from ganinv.weights.files import sha256_file
     from ganinv.worlds.world import load_world
 
     device = cli.choose_device(config.device)
     world = load_world(config.world, device)
     names = cli.read_names(config.names)
-    share = (0.0, HELD_OUT[0])
-    photos = load_pictures(config.photos or f"data/{world.name}/public", world.resolution, share)
-    photos = take_people(photos, config.people)
+    specs = list_networks(world, config.target)
+    photos = load_pictures(config.photos or f"data/{world.name}/public", world.resolution, config.share)
+    photos = take_people(photos, config.people, [read_hash_range(find_card(weight_file(spec))) for spec in specs.values()])
     probes = {}
-    for name, spec in list_networks(world, config.target).items():
+    for name, spec in specs.items():
         file = weight_file(spec)
         probes[name] = probe(
             world.load(spec), photos, config.labels or None, names=names, grey=world.grey, network=name,
@@ -53,7 +57,7 @@ def run(config: ProbeAttributes) -> None:
     out = Path(config.out or f"runs/{world.name}-probes")
     card = {
         "command": cli.name_command("probe"),
-        "data": {"public": describe_photos(len(photos), len(set(photos.person.tolist())), hash_range=share)},
+        "data": {"public": describe_photos(len(photos), len(set(photos.person.tolist())), hash_range=config.share)},
         "caveat": config.caveat,
         "seed": config.seed,
     }
@@ -78,15 +82,23 @@ def list_networks(world, target: str) -> dict[str, str]:
     return found
 
 
-def take_people(photos, most: int):
-    """Returns the photos of at most so many people, those first by the hash of their names."""
+def take_people(photos, most: int, ranges: Sequence[tuple[float, float] | None]):
+    """Returns the photos of at most so many people, those first by the hash of their names, and none of a range.
+
+    ranges: low and high hash of the people that a network was trained on, of whom it would know more than of strangers.
+    Raises: ValueError when nobody is left.
+    """
     import dataclasses
 
     import torch
 
     from ganinv.photos import unit_hash
 
-    order = sorted(range(len(photos.names)), key=lambda row: unit_hash(f"probe {photos.names[row]}"))
+    known = [(low, high) for low, high in filter(None, ranges)]
+    names = {row: name for row, name in enumerate(photos.names) if not any(a <= unit_hash(name) < b for a, b in known)}
+    if not names:
+        raise ValueError("expected people on whom no network was trained, got none; choose another --share, such as 0.8,1")
+    order = sorted(names, key=lambda row: unit_hash(f"probe {names[row]}"))
     kept = torch.isin(photos.person, torch.tensor(order[:most]))
     files = tuple(file for file, keep in zip(photos.files, kept.tolist(), strict=True) if keep)
     return dataclasses.replace(photos, pixels=photos.pixels[kept], person=photos.person[kept], files=files)
