@@ -52,6 +52,7 @@ LIMITS = {
     "judge": "Trained here, briefly: it shares the data, and so perhaps the mistakes, of the target.",
     "verifier": "Trained here, briefly: easily satisfied. Published recognizers may contradict it.",
     "lpips_face": "No learned heads: the distance was never fitted to what people see.",
+    "cnn": "Trained here, briefly, on few people; a deployed recognizer is larger. Not for recognizing anybody.",
     "mobilefacenet": "What it was trained on is only partly said; it may have met people whose photos are judged.",
     "factors": "Reads only factors that it can tell from a photo of an unseen person; the others are left out.",
     "calibration": "It holds for the target, the reader and the attack that it was fitted on, and for people like these.",
