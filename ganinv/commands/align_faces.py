@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ganinv import cli, images
+from ganinv import cli
 from ganinv.engine.files import write_atomically
 from ganinv.engine.progress import open_bar
 
@@ -49,6 +49,8 @@ def run(config: AlignFaces) -> None:
         raise ValueError(f"expected --out to be new or empty, got {config.out}, which holds something; choose another")
     if config.out.resolve().is_relative_to(config.photos.resolve()):
         raise ValueError(f"expected --out outside --photos, got {config.out}; it would become a person of {config.photos}")
+    from ganinv import images  # loads torch, as the detector does
+
     find_faces = make_detector(cli.choose_device(config.device))
     config.out.mkdir(parents=True, exist_ok=True)
     counts = Counts()
