@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import ganinv
-from ganinv.commands import audit, latent_attack
+from ganinv.commands import audit, judge, latent_attack
 from ganinv.photos import list_people, load_photos
 from ganinv.recognizers.callable import CallableRecognizer
 from ganinv.recognizers.preprocessing import IMAGENET
@@ -53,14 +53,14 @@ class KnowsColours(nn.Module):
         return -50 * (x.mean((2, 3))[:, None] - self.centres).square().sum(2)
 
 
-def write_photos(folder: Path, colours: torch.Tensor, names: list[str], photos: int = 4) -> Path:
+def write_photos(folder: Path, colours: torch.Tensor, names: list[str], photos: int = 4, side: int = SIDE) -> Path:
     """Writes photos of users, each of its colour and a little else."""
     generator = torch.Generator().manual_seed(5)
     for colour, name in zip(colours, names, strict=True):
         (folder / name).mkdir(parents=True)
         for number in range(photos):
             shade = (colour + 0.005 * torch.randn(3, generator=generator)).clamp(0, 1) * 255
-            Image.new("RGB", (SIDE, SIDE), tuple(shade.round().int().tolist())).save(folder / name / f"{number}.png")
+            Image.new("RGB", (side, side), tuple(shade.round().int().tolist())).save(folder / name / f"{number}.png")
     return folder
 
 
@@ -99,10 +99,12 @@ def test_a_target_that_is_fed_rightly_passes(colours, photos):
 ])  # fmt: skip
 def test_a_target_that_is_fed_wrongly_is_refused_and_told_how(colours, photos, fed, words):
     target = make_target(colours, **fed)
+    told = {"channels": "RGB"} if "channels" in fed else IMAGENET_STATS
     check, before = check_photos(target, photos), target.preprocessing
     assert "preprocessing is wrong" in check.problem and words in check.problem
     with pytest.raises(ValueError, match="^expected a target that names its users.*: your target names .* --force"):
         check.require()
+    assert json.dumps({"preprocessing": told}) in check.advice
     assert target.preprocessing is before  # the trials changed nothing
 
 
@@ -187,7 +189,7 @@ def test_code_is_tried_with_changed_pictures(colours, photos):
         return target((images * 2 - 1).clamp(-5, 5)).logits
 
     called = photo_check.try_photos(CallableRecognizer(code, torch.rand(2, 3, SIDE, SIDE)), *read(photos))
-    assert "if fed values in [0,1]" in called.problem
+    assert "if fed values in [0,1]" in called.problem and called.advice == "mend its code"
 
 
 def read(folder):
@@ -277,6 +279,16 @@ def test_a_wrong_target_costs_nothing_but_a_line_unless_it_is_forced(tiny, monke
     words = [f"--world={NAME}", "--identities=0-2", "--steps=1", "--photos=photos", "--wandb=disabled", "--device=cpu"]
     assert run_main(monkeypatch, audit, *words, "--target=mine.py:wrong", "--out=runs/c") == 2
     assert "preprocessing is wrong" in capsys.readouterr().err
+
+
+def test_pictures_of_others_are_judged_for_a_target_that_is_fed_rightly(tiny, monkeypatch, capsys):
+    write_photos(Path("made"), choose_colours(2), ["0", "1"], photos=1, side=32)
+    words = [f"--world={NAME}", "--pictures=made", "--photos=photos", "--candidates=0", "--device=cpu"]
+    assert run_main(monkeypatch, judge, *words, "--target=mine.py:wrong", "--out=runs/a") == 2
+    assert "preprocessing is wrong" in capsys.readouterr().err
+    assert run_main(monkeypatch, judge, *words, "--target=mine.py:right", "--out=runs/a") == 0
+    report = json.loads(Path("runs/a/report.json").read_text())
+    assert report["photo_check"]["named"] == 48 and report["names"]["11"] == "p11"
 
 
 def test_private_photos_stand_in_a_file_of_their_own(tiny, monkeypatch, capsys):

@@ -20,7 +20,8 @@ class JudgePictures:
     gallery: str = ""  # users to enrol in a target that embeds: a folder of photos, or .safetensors, .npz, .json
     threshold: float | None = None  # of the gallery, a cosine or a distance; None: the network's own
     classes: str = ""  # file with the users' names in the order that numbers them; "": the card's, or the folders' order
-    photos: str = ""  # folder with photos of the users, for lpips and lpips_face; "": those are absent
+    photos: str = ""  # folder with new photos of the users, for judges and the check of the target; "": the world's
+    force: bool = False  # go on though the check of the target on --photos finds it fed wrongly
     candidates: int = 2000  # of the control "best candidate", scored by the target; 0: without it
     psi: float = 0.8  # truncation of the controls from the prior
     seed: int = 0  # of the controls

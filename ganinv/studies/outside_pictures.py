@@ -25,8 +25,10 @@ from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
 from ganinv.photos import hash_photos
 from ganinv.recognizers.checks import check_recognizer
 from ganinv.reports.provenance import describe_provenance
+from ganinv.reports.report_content import describe_target
 from ganinv.reports.run_folder import RunFolder, new_folder
 from ganinv.reports.terminal import print_report
+from ganinv.studies.attack_run import check_photos
 from ganinv.worlds.assets import Assets, load_assets
 from ganinv.worlds.world import find_world
 
@@ -53,6 +55,7 @@ def judge_folder(config) -> dict:
     search = AttackConfig(candidates=config.candidates, restarts=1, psi=config.psi)
     check_config(search, assets.target, identities, has_prior=True)
     check_independent(assets.target, assets.judges)
+    photo_check = check_photos(assets, config)
     provenance = describe_provenance(config.seed, device, assets.weight_files(), sys.argv)
     if assets.references is not None and assets.references.photos is not None:
         provenance["photos"] = hash_photos(assets.references.photos)
@@ -74,6 +77,7 @@ def judge_folder(config) -> dict:
             identities=identities,
             judgement=judgement,
             cost=Absent("the pictures were made elsewhere"),
+            beside=describe_target(assets.names, identities, photo_check),
         )
     finally:
         folder.close()

@@ -16,6 +16,7 @@ And of an enrolled target: at its threshold it accepts less than half of the pho
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ def find_problem(
     if better is not None:
         words, hits, shown, before = better
         told = f"of {shown} photos it names {before} as it is fed now, and {hits} if fed {words}"
-        return f"{counts}: preprocessing is wrong, {told}", "say so on the target's card, or in its code"
+        return f"{counts}: preprocessing is wrong, {told}", advise(target, words)
     if order := find_order(person, named, names, of_all=few):
         return f"{counts}: the order of people is wrong, {order}", "name them in the target's order with --classes=FILE"
     if few:
@@ -303,6 +304,16 @@ def list_feedings(target: Recognizer) -> dict[str, Callable[[torch.Tensor, Photo
         words: lambda rows, photos, feed=feed: feed_with(feed, rows, photos)
         for words, feed in vary(holder.preprocessing).items()
     }
+
+
+def advise(target: Recognizer, words: str) -> str:
+    """Returns how to feed a target in a way of list_feedings from now on."""
+    holder = find_holder(target)
+    if holder is None:
+        return "mend its code"
+    now, other = (dataclasses.asdict(one) for one in (holder.preprocessing, vary(holder.preprocessing)[words]))
+    said = json.dumps({name: value for name, value in other.items() if value != now[name]})
+    return f'say {{"preprocessing": {said}}} on the card beside its weights, or so in ganinv.wrap'
 
 
 def find_holder(target: Recognizer) -> object | None:
