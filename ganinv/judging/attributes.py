@@ -22,7 +22,7 @@ from ganinv.weights.files import sha256_file
 from ganinv.worlds.assets import Assets
 
 LEAST_KNOWN = 0.02  # of an attribute's variance, below which the target is said not to know it
-PICTURES, ONE, OWN = "pictures", "one picture", "own photos"
+PICTURES, ONE, MEAN, OWN = "pictures", "one picture", "mean face", "own photos"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,15 @@ def measure_attributes(
     controls: Mapping[str, torch.Tensor],
     *,
     seed: int,
+    means: torch.Tensor | None = None,
     calibration: Calibration | None = None,
     truth: torch.Tensor | None = None,
 ) -> Attributes:
     """Returns what pictures give away about users.
 
-    images, controls: [T,K,3,R,R]; calibration: of other users of this target; None: the world's, where it has one; truth
-    [T,B]: the users' standard values, as labels say; None: as the reader knows them.
+    images, controls: [T,K,3,R,R]; means [T,3,R,R]: a mean face of each user, read as it is; calibration: of other users of
+    this target; None: the world's, where it has one; truth [T,B]: the users' standard values, as labels say; None: as the
+    reader knows them.
 
     Each of rows has "name", "values", "unit", "special", "known", "ceiling" (see probes.measure_ceilings), and "explained":
     source -> summary over users, the sources being the stored template or class weights, "pictures" (the posterior mean,
@@ -81,6 +83,7 @@ def measure_attributes(
         return calibration.infer(samples)[0] if calibration else samples.mean(1)
 
     sources = {PICTURES: posterior[0] if posterior else reading.mean(1), ONE: reading[:, 0]}
+    sources |= {MEAN: reader.read(means)} if means is not None else {}
     sources |= {OWN: own_photos} if own_photos is not None else {}
     sources |= {name: conclude(torch.stack([reader.read(one) for one in pictures])) for name, pictures in controls.items()}
     truths = dict(zip((one.name for one in reader.attributes), own_truth.split(reader.widths, 1), strict=True))

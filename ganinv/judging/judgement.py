@@ -22,8 +22,9 @@ class Judgement:
     controls: name -> verdict on its pictures; ceiling: what the users' own photos reach, metric -> summary; judges: who
     they are, see independence.declare_judges; type_i: what the pictures were tested with; memorisation: see
     TrainingPhotos.describe; attributes: what is given away of users' attributes; factors: of rendered people, factor ->
-    {"recovery", "ceiling"}; photos: identity -> image [3,R,R] to show, where nobody is real; seconds: that it took. leak,
-    selection, success: the answers to the two questions, and success attack rates; Absent where nothing can be said.
+    {"recovery", "ceiling"}; photos: identity -> image [3,R,R] to show, where nobody is real; means: likewise, of the mean of
+    several samples, where it shows a face; seconds: that it took. leak, selection, success: the answers to the two
+    questions, and success attack rates; Absent where nothing can be said.
     """
 
     verdict: Verdict
@@ -38,4 +39,5 @@ class Judgement:
     memorisation: dict = field(default_factory=dict)
     factors: dict[str, dict[str, float]] = field(default_factory=dict)
     photos: dict[int, torch.Tensor] = field(default_factory=dict)
+    means: dict[int, torch.Tensor] = field(default_factory=dict)
     seconds: float = 0.0

@@ -24,6 +24,8 @@ from ganinv.judging.recognitions import RecognitionCache
 from ganinv.judging.robustness import MILD, Projection, with_projection
 from ganinv.judging.success import list_systems, measure_success
 from ganinv.judging.verdict import Verdict, evaluate, find_judge, list_places
+from ganinv.metrics.faces import detect_faces
+from ganinv.recognizers.gallery import FACE_FOUND
 from ganinv.weights.files import sha256_file
 from ganinv.worlds.assets import Assets
 
@@ -56,11 +58,12 @@ def judge_pictures(
     seed: int,
     choice_scores: torch.Tensor | None = None,
     photos: str = "",
+    means: torch.Tensor | None = None,
 ) -> Judgement:
     """Returns all that the judges say of a run's pictures.
 
     images: [T,K,3,R,R] in [-1,1]; controls: name -> pictures [T,K or 1,3,R,R] that no search made for these identities;
-    choice_scores: see verdict.evaluate; photos: the folder of --photos, "" for none.
+    choice_scores: see verdict.evaluate; photos: the folder of --photos, "" for none; means: see draw_means.
     """
     began = time.perf_counter()
     assets, device = judging.assets, judging.device
@@ -94,7 +97,8 @@ def judge_pictures(
                 list_systems(assets.target, assets.judges, assets.references, recognitions), *every, seed=seed
             )
         ),
-        attributes=attempt(lambda: measure_attributes(assets, find_reader(assets), *every, seed=seed)),
+        attributes=attempt(lambda: measure_attributes(assets, find_reader(assets), *every, means=means, seed=seed)),
+        means=choose_faces(means, identities),
         memorisation=describe_memorisation(training, assets, recognitions, images.to(device), identities),
         controls=judged,
         ceiling=measure_photos(assets.judges, assets.references, identities, seed, assets.truth),
@@ -142,6 +146,29 @@ def choose_photos(assets: Assets, identities: Sequence[int]) -> dict[int, torch.
         return {}
     own = {int(identity): photos.images(photos.person == identity) for identity in identities}
     return {identity: rows[0] for identity, rows in own.items() if len(rows)}
+
+
+def draw_means(prior: torch.nn.Module | None, latents: Mapping[str, torch.Tensor], users: int) -> torch.Tensor | None:
+    """Returns the pictures [T,3,R,R] of each user's mean w; None of a single sample, or where no w was searched.
+
+    latents: those of an attack's result, user after user. What the samples agree on stays; where they differ the mean is an
+    average face.
+    """
+    rows = latents.get("w")
+    if prior is None or rows is None or len(rows) == users:
+        return None
+    device = next(prior.parameters()).device
+    with torch.no_grad():
+        w = rows.view(users, -1, *rows.shape[1:]).mean(1)
+        return torch.cat([prior.synthesize(part.to(device)).clamp(-1, 1).cpu() for part in w.split(16)])
+
+
+def choose_faces(means: torch.Tensor | None, identities: Sequence[int]) -> dict[int, torch.Tensor]:
+    """Returns identity -> mean picture [3,R,R], of those in which a face is found: a mean need not be a face."""
+    if means is None:
+        return {}
+    found = detect_faces(means) >= FACE_FOUND
+    return {int(one): picture for one, picture, is_face in zip(identities, means, found.tolist(), strict=True) if is_face}
 
 
 def describe_test(judging: JudgingAssets, projection: Projection | None) -> dict:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from tabulate import tabulate
 
 from ganinv.attributes.probes import Probe
-from ganinv.judging.attributes import ONE, OWN, PICTURES
+from ganinv.judging.attributes import MEAN, ONE, OWN, PICTURES
 from ganinv.reports.answers import count, name_control
 
 SHOWN_OF_A_USER = 5  # attributes, those that the target knows best
@@ -82,7 +82,7 @@ def write_unknown(found: Mapping) -> str:
 def list_sources(found: Mapping) -> list[str]:
     """Returns the sources of a report's attributes in the order in which they are shown."""
     present = [source for source in found["overall"] if source not in ("knowable", "share")] or [PICTURES]
-    first = [source for source in (found["stored"], PICTURES, ONE, OWN) if source in present]
+    first = [source for source in (found["stored"], PICTURES, ONE, MEAN, OWN) if source in present]
     return first + [source for source in present if source not in first]
 
 

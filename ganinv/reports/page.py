@@ -46,10 +46,16 @@ def count_users(share: float, users: int, noun: str = " users") -> str:
 # ---- the page
 
 
-def render_page(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor] | None = None) -> str:
+def render_page(
+    folder: Path,
+    report: Mapping,
+    photos: Mapping[int, torch.Tensor] | None = None,
+    means: Mapping[int, torch.Tensor] | None = None,
+) -> str:
     """Returns report.html of a run folder that has its pictures; what else it lacks (steps, provenance) is left out.
 
-    photos: identity -> image [3,R,R] in [-1,1], only in a world where nobody is real; None shows none.
+    photos: identity -> image [3,R,R] in [-1,1], only in a world where nobody is real; None shows none. means: likewise,
+    of the mean of several pictures.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -71,7 +77,7 @@ def render_page(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor
         leak=make_leak(report),
         success=make_success(report),
         assessment=describe_assessment(report, config, provenance),
-        users=make_users(folder, report, photos or {}),
+        users=make_users(folder, report, photos or {}, means or {}),
         shows_photos=bool(photos),
         groups=make_groups(report),
         opened=(BOTH, NEVER_MET, SURVIVES),  # groups that a reader sees without a click
@@ -135,7 +141,9 @@ def make_success(report: Mapping) -> dict:
     return {"columns": words, "rows": rows, "unmeasured": sar.get("unmeasured", {})}
 
 
-def make_users(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor]) -> list[dict]:
+def make_users(
+    folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor], means: Mapping[int, torch.Tensor]
+) -> list[dict]:
     """Returns what the page shows of each user: pictures, what the judges say of them, and the numbers."""
     rows = []
     for row in report["per_identity"]:
@@ -148,6 +156,7 @@ def make_users(folder: Path, report: Mapping, photos: Mapping[int, torch.Tensor]
                 "name": report.get("names", {}).get(str(identity), ""),
                 "queries": (report.get("queries") or {}).get("per_identity", {}).get(str(identity)),
                 "pictures": [embed(file.read_bytes()) for file in files],
+                "mean": embed(encode_image(means[identity])) if identity in means else None,
                 "photo": embed(encode_image(photos[identity])) if identity in photos else None,
                 "said": say_taken(decisions),
                 "disagreement": any(picture["disagreement"] for picture in decisions),

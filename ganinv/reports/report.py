@@ -11,7 +11,7 @@ from ganinv.attack.invert import AttackResult
 from ganinv.interfaces import Generator, Recognizer
 from ganinv.judging.independence import check_independent
 from ganinv.judging.judgement import Judgement
-from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
+from ganinv.judging.protocol import JudgingAssets, draw_controls, draw_means, judge_pictures
 from ganinv.recognizers.recognize import find_device
 from ganinv.reports.report_content import BESIDE, build_report, describe_search, describe_target
 from ganinv.reports.run_folder import RunFolder
@@ -122,7 +122,7 @@ def judge(
     first = "start picture" if pixels or not result.config.candidates else "best candidate"
     judgement = judge_pictures(
         judging, result.images, result.identities, {first: result.first[:, None]} | controls, seed=seed,
-        choice_scores=result.scores,
+        choice_scores=result.scores, means=draw_means(prior, result.latents, len(result.identities)),
     )  # fmt: skip
     content = build_report(
         method="pixel" if pixels else "latent", world=world.name if world else "none", seed=result.seed,

@@ -136,7 +136,7 @@ class RunFolder:
         text = encode(report, "report.json", indent=2)  # first, so that a value that is not finite is called that
         check_report(report, self.path / "report.json")
         with clear_errors(self.path, verb="read"):
-            page = render_page(self.path, report, judgement.photos)
+            page = render_page(self.path, report, judgement.photos, judgement.means)
         self.write_bytes("report.html", page.encode())
         self.write_bytes("report.json", text.encode())
         return report

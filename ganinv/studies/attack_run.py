@@ -25,7 +25,7 @@ from ganinv.engine.progress import open_bar
 from ganinv.engine.signals import StoppedError, held_signals
 from ganinv.interfaces import Goal
 from ganinv.judging.independence import check_independent
-from ganinv.judging.protocol import JudgingAssets, draw_controls, judge_pictures
+from ganinv.judging.protocol import JudgingAssets, draw_controls, draw_means, judge_pictures
 from ganinv.photos import hash_photos
 from ganinv.priors.checks import check_prior
 from ganinv.ranges import check_ranges
@@ -303,6 +303,7 @@ def judge_result(job: Job, result: AttackResult, folder: RunFolder) -> dict:
     judgement = judge_pictures(
         judging, result.images, job.identities, {first: result.first[:, None]} | controls, seed=options.seed,
         choice_scores=result.scores, photos=options.photos,
+        means=draw_means(job.assets.generator, result.latents, len(job.identities)),
     )  # fmt: skip
     report = folder.write_report(
         method=job.method,

@@ -14,12 +14,12 @@ from ganinv.attributes.labels import Attribute, Column, name_values, read_labels
 from ganinv.attributes.posterior import Calibration
 from ganinv.attributes.probes import Probe
 from ganinv.judging.attributes import measure_attributes
-from ganinv.judging.protocol import JudgingAssets, draw_controls
+from ganinv.judging.protocol import JudgingAssets, draw_controls, draw_means
 from ganinv.judging.readers import Reader, find_reader
 from ganinv.reports.attributes import format_run
 from ganinv.studies.attack_options import check_typed
 from ganinv.studies.verification import load_run, read_kept, read_settings
-from ganinv.weights.files import sha256_file
+from ganinv.weights.files import read_tensors, sha256_file
 from ganinv.worlds.assets import Assets
 
 
@@ -69,7 +69,7 @@ def report_runs(config) -> dict:
         controls = draw_controls(judging, run.pictures, run.identities, psi=run.settings.get("psi", 1.0), seed=run.seed)
         result = measure_attributes(
             run.assets, run.reader, run.pictures, run.identities, controls, seed=run.seed, calibration=calibration,
-            truth=run.truth,
+            means=read_means(run), truth=run.truth,
         )  # fmt: skip
         found[run.folder.name] = result.describe()
         parts.append(f"## {run.folder.name}\n\n{format_run({'attributes': result.describe()})}")
@@ -94,6 +94,12 @@ def open_run(folder: Path, device: torch.device, labels: str, names: Mapping, pr
         columns = name_values(read_labels(labels, wanted, wanted), names)
         reader, truth = encode_labels(reader, columns, wanted)
     return PastRun(folder, settings, assets, read_kept(folder, settings), reader, truth, settings["seed"])
+
+
+def read_means(run: PastRun) -> torch.Tensor | None:
+    """Returns a run's mean faces [T,3,R,R], see draw_means; None where it kept no latents."""
+    file = run.folder / "latents.safetensors"
+    return draw_means(run.assets.generator, read_tensors(file)[0], len(run.identities)) if file.is_file() else None
 
 
 def encode_labels(reader: Reader, columns: Sequence[Column], users: Sequence[str]) -> tuple[Reader, torch.Tensor]:
