@@ -15,7 +15,7 @@ from ganinv.commands import attributes, latent_attack, probe
 from ganinv.judging.attributes import sum_up
 from ganinv.judging.protocol import draw_means
 from ganinv.judging.readers import find_stored, translate
-from ganinv.reports.attributes import write_attributes
+from ganinv.reports.attributes import combine_tables, write_attributes
 from ganinv.reports.run_folder import RunFolder
 from ganinv.studies import probing
 from ganinv.weights.files import sha256_file
@@ -240,6 +240,28 @@ def test_probes_are_fitted_from_the_command_line(world, tmp_path, monkeypatch, c
     assert len(found.attributes) == 52 and found.people == 100 and len(found.sha256) == 64
     assert run_main(monkeypatch, probe, *shared, "--names=gender") == 2
     assert "expected --names as attribute=value,value;..., got gender" in capsys.readouterr().err
+
+
+def test_several_attacks_stand_in_one_table():
+    def report(explained):
+        summary = {"mean": explained, "ci95": [0.0, 1.0], "n": 4}
+        beside = {"error": {"mean": 9.0, "ci95": [8.0, 10.0], "n": 4}, "error_guessing": 15.0}
+        sources = ("template", "pictures", "own photos")
+        row = {"name": "age", "values": [], "unit": "year", "special": False, "known": True, "ceiling": None}
+        row |= {"explained": dict.fromkeys(sources, summary), "beside_guessing": dict.fromkeys(sources, beside)}
+        found = {"rows": [row], "overall": dict.fromkeys(sources, summary), "stored": "template", "coverage": None}
+        found |= {"reader": "sface", "truth": "labels", "samples": 1, "calibrated": "no", "unmeasured": {}}
+        return {"attributes": found}
+
+    table = combine_tables({"pixel search": {}, "class score": report(0.1), "template inversion": report(0.4)})
+    assert table["columns"] == {
+        "template": "template", "class score": "pictures: class score",
+        "template inversion": "pictures: template inversion",
+    }  # fmt: skip
+    cells = table["rows"][0]["cells"]
+    assert cells["template inversion"] == {"explained": "0.40 [0.00, 1.00]", "said": "off by 9 year"}
+    assert cells["class score"]["explained"] == "0.10 [0.00, 1.00]" and table["rows"][0]["guessing"] == "off by 15 year"
+    assert combine_tables({"pixel search": {}}) is None
 
 
 def test_without_a_reader_the_reason_is_said():

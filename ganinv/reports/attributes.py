@@ -132,6 +132,28 @@ def make_row(row: Mapping, sources: Sequence[str]) -> dict:
     }  # fmt: skip
 
 
+def combine_tables(reports: Mapping[str, Mapping]) -> dict | None:
+    """Returns one table of several attacks on a target, as make_table has it: what is stored, and each attack's pictures.
+
+    "said": attack -> write_attributes of it. None where no attack has a table.
+    """
+    tables = {name: table for name, report in reports.items() if (table := make_table(report))}
+    if not tables:
+        return None
+    table = next(iter(tables.values()))
+    stored = reports[next(iter(tables))]["attributes"]["stored"]
+    shown = {stored: stored} if stored in table["columns"] else {}
+    rows = []
+    for row in table["rows"]:
+        cells = {name: cell for name, cell in row["cells"].items() if name in shown}
+        for attack, other in tables.items():
+            theirs = {one["name"]: one["cells"] for one in other["rows"]}.get(row["name"], {})
+            cells |= {attack: theirs[PICTURES]} if PICTURES in theirs else {}
+        rows.append({**row, "cells": cells})
+    said = {name: write_attributes(reports[name]) for name in tables}
+    return {**table, "columns": shown | {name: f"pictures: {name}" for name in tables}, "rows": rows, "said": said}
+
+
 def describe_user(report: Mapping, identity: int) -> list[dict]:
     """Returns what is given away of one user, of the attributes that the target knows best: "name", "said", "true"."""
     found = report.get("attributes", {})

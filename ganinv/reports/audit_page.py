@@ -11,6 +11,7 @@ from ganinv.engine.files import encode, write_atomically
 from ganinv.judging.leak import SHOWN
 from ganinv.reports.answers import name_users
 from ganinv.reports.assessment import describe_assessment
+from ganinv.reports.attributes import combine_tables
 from ganinv.reports.combined import AttackRow, combine_reports, write_combined
 from ganinv.reports.page import embed
 from ganinv.reports.provenance import flat_entries
@@ -53,6 +54,7 @@ def render_audit(rows: list[AttackRow], folders: Mapping[str, Path], reports: Ma
         users=len(reports[worst]["identities"]),
         rows=[show_row(row, folders[row.attack], reports[row.attack]) for row in rows],
         assessment=assessment,
+        attributes=combine_tables({row.attack: reports[row.attack] for row in rows}),
         style=read_style(),
     )
 
