@@ -27,8 +27,8 @@ class CallableRecognizer(Enrollable, nn.Module):
         super().__init__()
         self.recognize, self.only_embeds = recognize, False
         with torch.no_grad():
-            found = ask(self, sample)
-            self.only_classifies = found.logits is not None and isinstance(ask(recognize, sample), torch.Tensor)
+            answer = ask(recognize, sample)
+            found, self.only_classifies = self.read(answer, len(sample)), isinstance(answer, torch.Tensor)
             if self.only_classifies and are_embeddings(found.logits):
                 log.warning("its answers all have length 1: they are taken for embeddings, of users to enrol with --gallery")
                 self.only_embeds, self.only_classifies = True, False
@@ -38,7 +38,10 @@ class CallableRecognizer(Enrollable, nn.Module):
 
     def forward(self, images: torch.Tensor) -> Recognition:
         """Returns unit embeddings [N,D] and logits [N,C] or None. Raises: ValueError for an answer of another form."""
-        answer = self.recognize(images)
+        return self.read(self.recognize(images), len(images))
+
+    def read(self, answer: object, count: int) -> Recognition:
+        """Returns the recognition of an answer for so many images. Raises: ValueError for one of another form."""
         if isinstance(answer, Recognition):
             embeddings, logits = answer.embeddings, answer.logits
         elif isinstance(answer, torch.Tensor):
@@ -53,10 +56,10 @@ class CallableRecognizer(Enrollable, nn.Module):
         for name, value in (("embeddings", embeddings), ("logits", logits)):
             if name == "logits" and value is None:
                 continue
-            if not isinstance(value, torch.Tensor) or value.ndim != 2 or len(value) != len(images):
+            if not isinstance(value, torch.Tensor) or value.ndim != 2 or len(value) != count:
                 got = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
                 raise ValueError(
-                    f"expected {name} of shape [{len(images)},...] from the recognizer, got {got}; give one row per image"
+                    f"expected {name} of shape [{count},...] from the recognizer, got {got}; give one row per image"
                 )
         return Recognition(F.normalize(embeddings.float(), dim=1), logits)
 
