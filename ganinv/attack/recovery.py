@@ -57,11 +57,8 @@ class Pool:
         return Pool(*map(torch.cat, grown), self.make)
 
 
-@torch.no_grad()
-def make_pool(
-    generator: Generator, network: Recognizer, count: int, seed: int, *, device: torch.device | str = "cpu"
-) -> Pool:
-    """Returns a pool of seeded samples of a prior. network: the attacker's own copy of the public network."""
+def bind_making(generator: Generator, network: Recognizer, device: torch.device | str = "cpu") -> Callable:
+    """Returns the function `make` of a pool."""
 
     @torch.no_grad()
     def make(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,6 +68,15 @@ def make_pool(
             rows.append(network(image_convention.from_uint8(pictures[-1]).to(device)).embeddings.float().cpu())
         return torch.cat(pictures), torch.cat(rows)
 
+    return make
+
+
+@torch.no_grad()
+def make_pool(
+    generator: Generator, network: Recognizer, count: int, seed: int, *, device: torch.device | str = "cpu"
+) -> Pool:
+    """Returns a pool of seeded samples of a prior. network: the attacker's own copy of the public network."""
+    make = bind_making(generator, network, device)
     z = torch.randn(count, generator.z_dim, generator=seeded(seed, "shown"))
     w = torch.cat([generator.map(part.to(device), PSI).cpu() for part in z.split(TOGETHER)])
     return Pool(w, *make(w), make)

@@ -10,6 +10,8 @@ from ganinv import cli
 from ganinv.attack.config import GRAY_BOX, LATENT, LATENT_GOALS
 from ganinv.commands.latent_attack import LatentAttack
 from ganinv.commands.pixel_attack import PixelAttack
+from ganinv.commands.study_access import StudyAccess
+from ganinv.reports.combined import LADDER
 from ganinv.studies.attack_options import RunOptions
 
 PIXEL, CLASS, TEMPLATE = "pixel search", "class score", "template inversion"
@@ -35,6 +37,7 @@ class Audit:
     judge: str = ""  # who judges, such as sface,dlib: judges of the world, or what --target takes; "": the world's
     steps: int = 0  # of every search, after its candidates are scored; 0: each attack's own number
     seed: int = 0  # of candidates and transforms
+    ladder: bool = False  # also: what a gallery gives away after how many answers, as study_access.py; minutes to hours
     device: str = "auto"  # auto | cpu | cuda
     out: str = "runs/audit"  # folder of audit.html and the run folders; one that was begun is gone on with
     wandb: str = "offline"  # offline | online | disabled
@@ -66,7 +69,20 @@ def run(config: Audit) -> dict:
     from ganinv.worlds.world import find_world
 
     templates = bool(config.gallery) or (not config.target and find_world(config.world).has("gallery"))
-    return run_audit(Path(config.out).expanduser(), list_attacks(config, templates))
+    out = Path(config.out).expanduser()
+    if config.ladder:
+        if not templates:
+            raise ValueError("expected a target with a gallery beside --ladder, got one without; pass --gallery")
+        climb_ladder(config, out / LADDER)
+    return run_audit(out, list_attacks(config, templates))
+
+
+def climb_ladder(config: Audit, out: Path) -> None:
+    """Runs the study of access on the audit's target and users, into a folder beside the attacks'."""
+    from ganinv.studies.access.running import run_study
+
+    shared = {name: getattr(config, name) for name in ("world", "target", "gallery", "judge", "identities")}
+    run_study(StudyAccess(**shared, work=out / "work", out=out))
 
 
 def main() -> None:

@@ -10,7 +10,10 @@ from ganinv import cli
 
 @dataclass(frozen=True, kw_only=True)
 class StudyAccess:
-    """Recover a gallery's templates from fewer and fewer answers, invert them, and count the queries that it took."""
+    """Recover a gallery's templates from fewer and fewer answers, invert them, and count the queries that it took.
+
+    Example: --attackers=distances,decisions --identities=0-4 --judged=150,1600
+    """
 
     world: str = "faces"  # its target is a gallery; its prior and judges are used
     target: str = ""  # another embedding network, such as sface; "": the world's

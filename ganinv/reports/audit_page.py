@@ -6,18 +6,21 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from ganinv.engine.files import encode, write_atomically
+from ganinv.json_data import read_json
 from ganinv.judging.leak import SHOWN
 from ganinv.reports.answers import name_users
 from ganinv.reports.assessment import describe_assessment
 from ganinv.reports.attributes import combine_tables
-from ganinv.reports.combined import AttackRow, combine_reports, write_combined
+from ganinv.reports.combined import LADDER, AttackRow, combine_reports, write_combined
 from ganinv.reports.page import embed
 from ganinv.reports.provenance import flat_entries
 from ganinv.reports.run_files import read_config, read_provenance
 
 MOST_SHOWN = 10  # pictures in a strip
+LIMITS = ("first_lost", "half_lost", "keeps_all")  # of a study of access
 
 
 def write_audit(out: Path, folders: Mapping[str, Path], reports: Mapping[str, Mapping]) -> dict:
@@ -33,13 +36,33 @@ def write_audit(out: Path, folders: Mapping[str, Path], reports: Mapping[str, Ma
         "attacks": [dataclasses.asdict(row) | {"folder": folders[row.attack].name} for row in rows],
         "identities": reports[rows[0].attack]["identities"],
     }
-    write_atomically(out / "audit.html", render_audit(rows, folders, reports))
+    write_atomically(out / "audit.html", render_audit(rows, folders, reports, show_ladder(out / LADDER)))
     write_atomically(out / "audit.json", encode(audit, "audit.json", indent=2))
     return audit
 
 
-def render_audit(rows: list[AttackRow], folders: Mapping[str, Path], reports: Mapping[str, Mapping]) -> str:
-    """Returns audit.html."""
+def show_ladder(folder: Path) -> dict:
+    """Returns what the page shows of a study of access: its rows, rate limits and figure; {} where there is none."""
+    if not (folder / "curves.json").is_file():
+        return {}
+    study = read_json(folder / "curves.json")
+    lines = [
+        {
+            "words": attacker["words"],
+            **{name: "none tried" if attacker[name] is None else attacker[name] for name in LIMITS},
+            "points": [
+                f"{row['queries']}: {row['given_away'][0]} of {row['users']}" for row in attacker["rows"] if row["judged"]
+            ],
+        }
+        for attacker in study["attackers"].values()
+    ]  # fmt: skip
+    return {"rows": lines, "figure": embed((folder / "curves.png").read_bytes())}
+
+
+def render_audit(
+    rows: list[AttackRow], folders: Mapping[str, Path], reports: Mapping[str, Mapping], ladder: Mapping = MappingProxyType({})
+) -> str:
+    """Returns audit.html. ladder: see show_ladder."""
     from jinja2 import Environment, StrictUndefined
 
     worst = rows[0].attack
@@ -55,6 +78,7 @@ def render_audit(rows: list[AttackRow], folders: Mapping[str, Path], reports: Ma
         rows=[show_row(row, folders[row.attack], reports[row.attack]) for row in rows],
         assessment=assessment,
         attributes=combine_tables({row.attack: reports[row.attack] for row in rows}),
+        ladder=ladder,
         style=read_style(),
     )
 

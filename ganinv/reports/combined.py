@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ganinv.judging.leak import NOT_SHOWN, SHOWN, SUGGESTED
 from ganinv.reports.answers import ANSWERS, count_hits, describe_interval
 
+LADDER = "access"  # folder of an audit in which the study of access lies, where it was asked for
 ORDER = (SHOWN, SUGGESTED, NOT_SHOWN, "unknown")
 
 

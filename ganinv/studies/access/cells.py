@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,10 +16,11 @@ from ganinv.attack.access import Queries, TargetAccess
 from ganinv.attack.config import TEMPLATE, Optim
 from ganinv.attack.goals import TemplateGoal
 from ganinv.attack.loop import Trial, minimise
-from ganinv.attack.recovery import Pool, make_pool, recover_from_decisions, recover_from_similarities
+from ganinv.attack.recovery import Pool, bind_making, make_pool, recover_from_decisions, recover_from_similarities
 from ganinv.attack.spaces import SPACES, Origin, Whitening, fit_whitening
 from ganinv.attack.transforms import RandomAffine
 from ganinv.engine.batches import Batch
+from ganinv.engine.checkpoint import load_state, save_state
 from ganinv.engine.randomness import Streams
 from ganinv.errors import FaultError
 from ganinv.interfaces import Recognition
@@ -37,6 +39,7 @@ class Bench:
 
     assets: Assets
     spec: str  # of the target's network
+    work: Path  # what was recovered so far
     identities: tuple[int, ...]
     pictures: int
     blends: int
@@ -45,7 +48,9 @@ class Bench:
     whitening: Whitening
 
     @classmethod
-    def build(cls, assets: Assets, spec: str, identities: Sequence[int], pictures: int, blends: int, steps: int) -> Bench:
+    def build(
+        cls, assets: Assets, spec: str, work: Path, identities: Sequence[int], pictures: int, blends: int, steps: int
+    ) -> Bench:
         """Returns the bench of a world whose target is a gallery. Raises: ValueError for another target."""
         if getattr(assets.target, "templates", None) is None:
             raise ValueError("expected a target with a gallery, whose templates are the secret, got one without; see --world")
@@ -53,12 +58,20 @@ class Bench:
         gallery = Gallery(target.names, target.templates, target.metric, target.threshold, target.scale, target.num_photos)
         assets = dataclasses.replace(assets, target=attach(Remembered(target.network), gallery))
         whitening = fit_whitening(assets.generator, device=torch.device("cpu"))
-        return cls(assets, spec, tuple(identities), pictures, blends, steps, {}, whitening)
+        return cls(assets, spec, work, tuple(identities), pictures, blends, steps, {}, whitening)
 
     def pool(self, seed: int) -> Pool:
-        """Returns the pictures of a seed."""
+        """Returns the pictures of a seed, kept in the work folder for the next call."""
         if seed not in self.pools:
-            self.pools[seed] = make_pool(self.assets.generator, self.assets.target, self.pictures, seed)
+            file = self.work / f"shown-{self.pictures}-seed{seed}.safetensors"
+            if file.is_file():
+                kept = load_state(file)
+                make = bind_making(self.assets.generator, self.assets.target)
+                self.pools[seed] = Pool(kept["w"], kept["pictures"], kept["embeddings"], make)
+                self.assets.target.network.remember(kept["pictures"], kept["embeddings"])
+            else:
+                pool = self.pools[seed] = make_pool(self.assets.generator, self.assets.target, self.pictures, seed)
+                save_state(file, {"w": pool.w, "pictures": pool.pictures, "embeddings": pool.embeddings})
         return self.pools[seed]
 
     def open_door(self, attacker: Attacker, queries: Queries) -> TargetAccess:
@@ -87,6 +100,11 @@ class Bench:
         return limit
 
 
+def digest(image: torch.Tensor) -> bytes:
+    """Returns what stands for a picture [3,R,R]."""
+    return hashlib.sha256(image.detach().cpu().contiguous().numpy().tobytes()).digest()
+
+
 class Remembered(nn.Module):
     """A network that looks at each picture once: every attacker shows the same ones. Gradients are computed anew."""
 
@@ -95,11 +113,15 @@ class Remembered(nn.Module):
         self.network, self.embedding_dim, self.seen = network, network.embedding_dim, {}
         self.metric, self.num_identities = getattr(network, "metric", "cosine"), None
 
+    def remember(self, pictures: torch.Tensor, embeddings: torch.Tensor) -> None:
+        """Takes in embeddings [N,D] of pictures uint8 [N,3,R,R] that were looked at in an earlier call."""
+        self.seen |= dict(zip(map(digest, image_convention.from_uint8(pictures)), embeddings, strict=True))
+
     def forward(self, images: torch.Tensor) -> Recognition:
         """Returns the embeddings [N,D]."""
         if images.requires_grad:
             return self.network(images)
-        keys = [hashlib.sha256(image.numpy().tobytes()).digest() for image in images.cpu().contiguous()]
+        keys = [digest(image) for image in images]
         new = [row for row, key in enumerate(keys) if key not in self.seen]
         if new:
             found = self.network(images[new]).embeddings
@@ -121,38 +143,46 @@ def recover_templates(bench: Bench, cell: Cell) -> dict[int, dict]:
             recovered = recover_from_similarities(access, pool, bench.identities, count)
             found[count] = {"templates": recovered.templates, "asked": queries.describe()["per_identity"], "failed": []}
         return found
-    return recover_by_decisions(bench, attacker, pool, cell.seed)
+    return recover_by_decisions(bench, cell, pool)
 
 
-def recover_by_decisions(bench: Bench, attacker: Attacker, pool: Pool, seed: int) -> dict[int, dict]:
-    """Returns the same of who sees accept or reject: one run, looked at on the way. A user who never passed has failed."""
-    tally = Queries(bench.assets.target.num_identities)
-    access = bench.open_door(attacker, tally)
-    mean = pool.embeddings.mean(0)
-    found = {count: {"templates": [], "asked": {}, "failed": []} for count in attacker.queries}
-    threshold = bench.find_threshold(attacker)
+def recover_by_decisions(bench: Bench, cell: Cell, pool: Pool) -> dict[int, dict]:
+    """Returns the same of who sees accept or reject: one run a user, looked at on the way and kept when it has ended.
+
+    A user as whom nothing was ever accepted has failed; the template is then what the rejections leave.
+    """
+    attacker = ATTACKERS[cell.attacker]
+    found: dict[int, dict] = {count: {"templates": [], "asked": {}, "failed": []} for count in attacker.queries}
     for user in bench.identities:
-        seen: dict[int, torch.Tensor] = {}
-
-        def look(identity: int, asked: int, template: Callable, seen=seen) -> None:
-            if asked in attacker.queries:
-                seen[asked] = torch.from_numpy(template()).float()
-
-        before, failed = int(tally.each[user]), False
-        try:
-            last = recover_from_decisions(
-                access, pool, (user,), attacker.queries[-1], threshold, seed=seed, blends=bench.blends, on_query=look
-            ).templates[0]
-        except FaultError:  # nothing was accepted
-            last, failed = mean, True
-        spent = int(tally.each[user]) - before
+        file = bench.work / f"{cell.name}-user{user}.safetensors"
+        if not file.is_file():
+            save_state(file, recover_user(bench, attacker, pool, user, cell.seed))
+        kept = load_state(file)
         for count, entry in found.items():
-            entry["templates"].append(seen.get(count, last))
-            entry["asked"][user] = min(count, spent)
-            entry["failed"] += [user] if failed else []
-    for entry in found.values():
-        entry["templates"] = torch.stack(entry["templates"])
-    return found
+            entry["templates"].append(kept["templates"][count])
+            entry["asked"][user] = min(count, kept["spent"])
+            entry["failed"] += [user] if kept["failed"] else []
+    return {count: entry | {"templates": torch.stack(entry["templates"])} for count, entry in found.items()}
+
+
+def recover_user(bench: Bench, attacker: Attacker, pool: Pool, user: int, seed: int) -> dict:
+    """Returns {"templates" {queries: [D]}, "spent", "failed"} of one user."""
+    queries, seen = Queries(bench.assets.target.num_identities), {}
+
+    def look(identity: int, asked: int, template: Callable) -> None:
+        if asked in attacker.queries:
+            seen[asked] = torch.from_numpy(template()).float()
+
+    try:
+        last = recover_from_decisions(
+            bench.open_door(attacker, queries), pool, (user,), attacker.queries[-1], bench.find_threshold(attacker),
+            seed=seed, blends=bench.blends, on_query=look,
+        ).templates[0]  # fmt: skip
+        failed = False
+    except FaultError:  # nothing was accepted
+        last, failed = seen[attacker.queries[-1]], True
+    templates = {count: seen.get(count, last) for count in attacker.queries}
+    return {"templates": templates, "spent": int(queries.each[user]), "failed": failed}
 
 
 def invert_templates(bench: Bench, templates: torch.Tensor, seed: int) -> torch.Tensor:

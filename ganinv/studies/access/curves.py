@@ -95,7 +95,10 @@ def write_results(out: Path, work: Path, cells: Sequence[Cell], identities: Sequ
     if not rows:
         raise ValueError(f"expected finished cells in {work}, got none; leave --table-only out")
     limits = {name: find_limits(of) for name, of in rows.items()}
-    summary = {"identities": list(identities), "attackers": {name: {"rows": rows[name], **limits[name]} for name in rows}}
+    summary = {
+        "identities": list(identities),
+        "attackers": {name: {"words": ATTACKERS[name].words, "rows": rows[name], **limits[name]} for name in rows},
+    }
     with clear_errors(out, ValueError):
         out.mkdir(parents=True, exist_ok=True)
     for name, content in {

@@ -30,7 +30,13 @@ def run_study(config) -> None:
             judges=[name for name in config.judge.split(",") if name],
         )  # fmt: skip
         bench = Bench.build(
-            assets, config.target or assets.world.spec("target"), identities, config.pictures, config.blends, config.steps
+            assets,
+            config.target or assets.world.spec("target"),
+            config.work,
+            identities,
+            config.pictures,
+            config.blends,
+            config.steps,
         )
         provenance = describe_provenance(0, torch.device("cpu"), assets.weight_files(), sys.argv)
         write_atomically(config.work / "provenance.json", json.dumps(provenance, indent=2).encode())
