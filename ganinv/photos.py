@@ -149,7 +149,7 @@ def load_photos(
             "; add photos, or choose another split"
         )
     pixels = np.empty((len(chosen), 3, size, size), np.uint8)
-    for row, (_, path) in enumerate(tqdm(chosen, "photos", disable=not progress, leave=False)):
+    for row, (_, path) in enumerate(tqdm(chosen, "photos", disable=None if progress else True, leave=False)):
         pixels[row] = images.load_pixels(path, size).transpose(2, 0, 1)
     return Photos(
         torch.from_numpy(pixels),

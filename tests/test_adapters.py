@@ -153,7 +153,7 @@ def test_a_timm_recognizer_is_attacked(tmp_path):
         ("facenet:{good}", "InceptionResnetV1|expected the tensor"),
         ("torchscript:{good}", "TorchScript archive"),
         ("{folder}/none.onnx", "which is missing"),
-        ("{good}", "torchvision:NAME:FILE, .*good.pt, of another kind"),
+        ("{good}", "got the file alone; name the network, such as torchvision:resnet18:.*good.pt"),
     ],
 )
 def test_mistakes_are_named_in_one_line(spec, match, squeezenet, tmp_path):
@@ -459,7 +459,7 @@ def test_preprocessing_by_hand():
         ({"preprocessing": {"size": 0}}, "size to be a side"),
         ({"preprocessing": {"scale": 1}}, "preprocessing of size, range, mean, std, channels .*got scale"),
         ({"preprocessing": 3}, "preprocessing"),
-        ({"output": "faces"}, "output among logits, embeddings"),
+        ({"output": "faces"}, "output among logits, probabilities, cosines, embeddings"),
         ({"sha256": "0" * 64}, "SHA-256"),
         ([], "JSON"),
     ],

@@ -255,3 +255,37 @@ def test_a_training_is_in_bfloat16_where_the_device_computes_in_it(monkeypatch, 
     assert cli.choose_training_precision("auto", "cpu") == ("bfloat16" if computes else "float32")
     for asked in ("float32", "bfloat16", "float16"):
         assert cli.choose_training_precision(asked, "cpu") == asked
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    seen = []
+    assert run_main(["--out=~/runs", "--label=~/a", "--world=a~/b"], seen.append) == 0
+    assert (seen[0].out, seen[0].label, seen[0].world) == (Path("/home/me/runs"), "/home/me/a", "a~/b")
+
+
+def test_a_reader_that_leaves_ends_the_command_without_a_word():
+    script = "from ganinv import cli\nfrom tests.test_command_line import Config\n"
+    script += "cli.main(Config, lambda config: [print('x' * 100) for _ in range(2000)], [])"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+    assert process.returncode == 141 and not error
+
+
+@pytest.mark.parametrize("name", ["ENAMETOOLONG", "ELOOP"])
+def test_a_path_that_cannot_be_is_a_mistake(name, capsys):
+    def run(config):
+        raise OSError(getattr(errno, name), "no such path", "x")
+
+    assert run_main([], run) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_a_terminal_would_obey_is_not_printed(capsys):
+    def run(config):
+        raise ValueError("expected a, got \x1b[2J\u202e\x07b")
+
+    assert run_main([], run) == 2
+    assert capsys.readouterr().err == "error: expected a, got ?[2J??b\n"

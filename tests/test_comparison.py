@@ -19,6 +19,7 @@ from ganinv.reports.comparison_table import (
     format_economy,
     format_table,
 )
+from ganinv.reports.markdown import format_csv_rows, format_rows
 
 
 def squeeze(text: str) -> str:
@@ -204,3 +205,10 @@ def test_a_single_user_has_a_difference_and_no_interval_or_power():
     methods = group_runs([with_metric("a", [0.0]), with_metric("b", [0.5], space="z")])
     (one,) = pair_methods(methods, power=0.1)
     assert (one.mean, one.ci95, one.n, one.p, one.users) == (0.5, [None, None], 1, 1, None)
+
+
+def test_cells_hold_no_tag_no_line_and_no_formula():
+    text = format_rows(["method", "n"], [["a\nb|c <script>\x1b[2J\u202e", "< 0.01"]])
+    assert "a b/c &lt;script>?[2J?" in text and "< 0.01" in text and text.count("\n") == 3
+    rows = [["=HYPERLINK(1)", "-0.5", -0.5, "+a", "@b", "c"]]
+    assert format_csv_rows(rows) == "'=HYPERLINK(1),-0.5,-0.5,'+a,'@b,c\n"

@@ -113,7 +113,7 @@ def spoil(path, kind: str) -> None:
     "kind, match",
     [
         ("missing", "target.safetensors, missing"),
-        ("no card", "expected the card .*target.json"),
+        ("no card", "expected the network of the weights .*target.safetensors, or their card, got the file alone"),
         ("broken card", "expected JSON in .*target.json"),
         ("truncated", "whole safetensors file"),
         ("bit", "expected SHA-256"),
@@ -353,7 +353,7 @@ class Wrong(nn.Module):
         (lambda x: Recognition(2 * nn.functional.normalize(x), x), "norm 1, got norms of 2 to 2"),
         (lambda x: Recognition(nn.functional.normalize(x), torch.randn_like(x)), "same logits twice"),
         (lambda x: Recognition(nn.functional.normalize(torch.randn_like(x)), x), "same embeddings twice"),
-        (lambda x: {}["users"], r"^expected an answer for images \[4, 3, 8, 8\], got KeyError .*test_loading.py:\d+$"),
+        (lambda x: {}["users"], r"^expected an answer for images \[4, 3, 8, 8\], got KeyError .*test_loading.py:\d+"),
     ],
 )
 def test_check_recognizer_says_what_came(answer, match):
@@ -389,3 +389,26 @@ def test_code_that_fails_is_one_line(source, message, tmp_path):
     with pytest.raises(ValueError, match=f"expected a model from .*mine.py:build, {message}") as caught:
         load_recognizer(f"{tmp_path / 'mine.py'}:build", "cpu")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [("x.softmax(1)", "probabilities"), ("torch.tanh(x)", "cosines or sigmoids"), ("x.sigmoid()", "cosines"), ("9 * x", "")],
+)
+def test_answers_that_are_no_logits_are_told_of(answer, told, tmp_path, caplog):
+    weights = "torch.linspace(-2, 2, 12).view(3, 4)"
+    (tmp_path / "mine.py").write_text(
+        f"import torch\ndef build():\n    def see(images):\n        x = 3 * images.mean((2, 3)) @ {weights} + 0.1\n"
+        f"        return {answer}\n    return see\n"
+    )
+    load_recognizer(f"{tmp_path}/mine.py:build", resolution=16)
+    assert (f"look like {told}" in caplog.text) if told else "look like" not in caplog.text
+
+
+def test_a_file_of_weights_alone_names_the_spec_to_use(tmp_path):
+    torch.save({"w": torch.zeros(2)}, tmp_path / "weights.pt")
+    for name in ("weights.pt", "weights.safetensors"):
+        if name.endswith("s"):
+            save_file({"w": torch.zeros(2)}, tmp_path / name)
+        with pytest.raises(ValueError, match=f"got the file alone; name the network, such as torchvision:resnet18:.*{name}"):
+            load_recognizer(str(tmp_path / name))

@@ -38,9 +38,17 @@ def test_every_number_of_every_command_has_a_range_that_holds_its_default():
 
 
 def test_no_range_is_left_over():
-    names = {name for kind in [*list_configs(), AttackConfig] for name, _, _ in list_numbers(kind())}
-    also = {"optim.halve_at", "threshold"}  # by default empty, or None
-    assert {name.partition(".")[2] if name[0].isupper() else name for name in RANGES} - names - also == set()
+    names = {name for kind in [*list_configs(), AttackConfig] for name in list_fields(kind())}
+    assert {name.partition(".")[2] if name[0].isupper() else name for name in RANGES} - names == set()
+
+
+def list_fields(config, part: str = "") -> list[str]:
+    """Returns the fields of a configuration, and those of its parts with and without the part's name."""
+    names = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        names += list_fields(value, f"{field.name}.") if dataclasses.is_dataclass(value) else [field.name, part + field.name]
+    return names
 
 
 @pytest.mark.parametrize(

@@ -44,69 +44,95 @@ def read_results(folder) -> dict:
     return {"report": report, "steps": rows}
 
 
-# one process imports everything once and forks: a child attacks, the parent kills it after some seconds
+# one process imports everything once and forks: a child attacks, and kills itself at a counted moment, before it opens a
+# file of the run for writing, renames or links one, or begins with search, controls or verdict
 KILLER = """
-import os, signal, sys, time
+import json, os, signal, sys
 sys.path.insert(0, {root!r})
 import torch
 torch.set_num_threads(1)  # a process without threads of its own may fork
 from pathlib import Path
 from ganinv.commands import latent_attack
 from ganinv.priors.stylegan2_pytorch import import_stylegan2_pytorch
-import facenet_pytorch, ganinv.studies.attack_run, tqdm
+from ganinv.studies import attack_run
+import facenet_pytorch, tqdm
 import_stylegan2_pytorch()
 
-def attack(arguments, seconds):
-    began, child = time.monotonic(), os.fork()
+def attack(arguments, out, moment=0):
+    reader, writer = os.pipe()
+    child = os.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        count = 0
+        def tick(name):
+            nonlocal count
+            count += 1
+            os.write(writer, f"{{name}} ".encode())
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+        def watch(event, args):
+            writes = event in ("os.rename", "os.link") or (event == "open" and set(str(args[1] or "")) & set("wax+"))
+            if writes and f"{{out}}/" in str(args[0]) and not str(args[0]).endswith(".lock"):
+                tick(event)
+        sys.addaudithook(watch)
+        for name in ("search", "draw_controls", "judge_pictures"):
+            def begin(*args, name=name, function=getattr(attack_run, name), **options):
+                tick(name)
+                return function(*args, **options)
+            setattr(attack_run, name, begin)
         sys.argv = ["latent_attack.py", *arguments]
+        code = 99
         try:
             latent_attack.main()
-            os._exit(0)
-        except SystemExit as end:
-            os._exit(end.code or 0)
-        except BaseException:
-            os._exit(99)
-    while time.monotonic() - began < seconds:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return "ended"
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    return "killed" if os.WIFSIGNALED(os.waitpid(child, 0)[1]) else "ended"
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with open(reader) as told:
+        moments = told.read().split()
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, (out, moment, status)
+    return "killed" if os.WIFSIGNALED(status) else "ended", moments
 
 common = {common!r}
-attack([*common, "--out=warm"], 600)
-began = time.monotonic()
-assert attack([*common, "--out=whole"], 600) == "ended"
-whole = time.monotonic() - began
-for number in range(20):
-    outcome = attack([*common, f"--out=run-{{number}}"], whole * (number + 0.5) / 20)
-    begun = Path(f"run-{{number}}/config.json").exists()
-    with_state = Path(f"run-{{number}}/state.safetensors").exists()
-    print(number, outcome, begun, with_state)
-    if outcome == "killed":
-        again = [f"--resume=run-{{number}}"] if begun else [*common, f"--out=run-{{number}}"]
-        assert attack(again, 600) == "ended"
+attack([*common, "--out=warm"], "warm")
+outcome, moments = attack([*common, "--out=whole"], "whole")
+assert outcome == "ended" and len(moments) > 60, moments
+rows = []
+for number in range({runs}):
+    out = f"run-{{number}}"
+    moment = 1 + number * (len(moments) - 1) // ({runs} - 1)  # from the first to the last
+    killed = [attack([*common, f"--out={{out}}"], out, moment)[0]]
+    state = (Path(out) / "state.safetensors").exists()
+    while killed[-1] == "killed":
+        begun = (Path(out) / "config.json").exists()
+        again = [f"--resume={{out}}"] if begun else [*common, f"--out={{out}}"]
+        # every third is killed once more, while it is resumed, at other moments each time
+        killed.append(attack(again, out, 1 + number // 3 if number % 3 == 0 and len(killed) == 1 else 0)[0])
+    rows.append([moments[moment - 1], state, killed])
+print(json.dumps(rows))
 """
 
 
 @pytest.mark.slow
-def test_an_attack_killed_at_twenty_moments_ends_in_the_same_results(world, tmp_path):
-    common = [*COMMON, "--space=w_plus", "--steps=40", "--batch=1", "--save-every=3"]  # two parts, the second half full
-    script = KILLER.format(root=str(ROOT), common=common)
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+@pytest.mark.parametrize("runs", [12, pytest.param(31, marks=pytest.mark.nightly)])
+def test_an_attack_killed_at_any_moment_ends_in_the_same_results(runs, world, tmp_path):
+    common = [*COMMON, "--space=w_plus", "--steps=12", "--batch=1", "--save-every=3"]  # two parts, the second half full
+    script = KILLER.format(root=str(ROOT), common=common, runs=runs)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
-    outcomes = [line.split() for line in done.stdout.splitlines()]
-    assert len(outcomes) == 20 and sum(row[1] == "killed" for row in outcomes) >= 15
-    assert sum(row[1] == "killed" and row[3] == "True" for row in outcomes) >= 5, outcomes  # in the search itself
+    rows = json.loads(done.stdout)
+    assert sum(row[2].count("killed") for row in rows) >= 4 * runs // 3 - 2  # the last resumes have little left to do
+    assert {"os.rename", "open"} <= {row[0] for row in rows} and any(row[1] for row in rows)
     whole = read_results("whole")
-    for number in range(20):
-        assert read_results(f"run-{number}") == whole, number
-        assert not Path(f"run-{number}/state.safetensors").exists()
+    for number in range(runs):
+        assert read_results(f"run-{number}") == whole, (number, rows[number])
         latents = load_file(f"run-{number}/latents.safetensors")
         assert all((latents[name] == rows).all() for name, rows in load_file("whole/latents.safetensors").items())
+        assert sorted(path.name for path in Path(f"run-{number}").iterdir()) == sorted(
+            path.name for path in Path("whole").iterdir()
+        )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -1,14 +1,17 @@
 """From a command line to a frozen configuration, and from an exception to one line and an exit code.
 
-Exit codes: 0 done; 1 a fault while running; 2 the caller's mistake; 130 interrupted, 143 terminated.
+Exit codes: 0 done; 1 a fault while running; 2 the caller's mistake; 130 interrupted, 143 terminated, 141 when whoever read
+the output left.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
+import signal
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +24,7 @@ from ganinv.cli.checks import (
     parse_identities,
     read_names,
 )
-from ganinv.cli.composed import FLAT, flatten, override
+from ganinv.cli.composed import FLAT, expand_home, flatten, override
 from ganinv.cli.help import SCREEN, format_help
 from ganinv.cli.parsing import parse, take_dry_run
 from ganinv.engine.files import plain
@@ -51,6 +54,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # of GNU's OpenMP, which torch brings on Linux
 
+TOO_LONG = (errno.ENAMETOOLONG, errno.ELOOP)  # of a path that nobody meant
 MISTAKES = (ValueError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -71,6 +75,9 @@ def main(
     one line on stderr.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal lacks must not cost a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         asks_help = bool({"-h", "--help"} & set(argv))
         argv, dry_run = take_dry_run([word for word in argv if word not in ("-h", "--help")])
@@ -78,17 +85,23 @@ def main(
         if asks_help:
             print(format_help(config_type, defaults, min(100, shutil.get_terminal_size((100, SCREEN)).columns)))
             return
-        config = parse(config_type, argv, defaults)
+        config = expand_home(parse(config_type, argv, defaults))
         check_ranges(config)
         if dry_run:
             print(json.dumps(plain(flatten(config)) | plain(plan(config)), indent=2))
             return
         run(config)
+        sys.stdout.flush()
+    except BrokenPipeError as error:  # whoever read the output, such as head, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would say so once more at its end
+        raise SystemExit(128 + signal.SIGPIPE) from error
     except MISTAKES as error:
         stop(2, one_line(error), error)
     except KeyboardInterrupt as error:
         stop(128 + getattr(error, "signal", 2), str(error) or "interrupted", error)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in TOO_LONG:
+            stop(2, one_line(error), error)
         if not is_fault(error):
             raise
         stop(1, one_line(error), error)
@@ -101,8 +114,9 @@ def stop(code: int, line: str, cause: BaseException) -> typing.NoReturn:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns the error's message on one line; its type where it has no message."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Returns the error's message on one line, nothing in it that a terminal would obey; its type where it has none."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def is_fault(error: Exception) -> bool:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import tyro
 
@@ -46,6 +48,21 @@ def override(config, values: Mapping):
         elif head in names:
             changes[head] = tuple(value) if isinstance(value, list) else value
     return dataclasses.replace(config, **changes)
+
+
+def expand_home(config):
+    """Returns a configuration in whose texts and paths a leading ~/ is the home folder, as a shell would have it."""
+
+    def expand(value):
+        if dataclasses.is_dataclass(value):
+            return expand_home(value)
+        if isinstance(value, tuple):
+            return tuple(map(expand, value))
+        if isinstance(value, str | Path) and str(value).startswith("~/"):
+            return type(value)(os.path.expanduser(value))
+        return value
+
+    return dataclasses.replace(config, **{f.name: expand(getattr(config, f.name)) for f in dataclasses.fields(config)})
 
 
 def list_options(config_type: type, defaults: object = None, prefix: str = "--") -> Iterator[tuple[str, str, str, str]]:

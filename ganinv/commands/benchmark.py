@@ -83,8 +83,7 @@ def choose_measures(config: Benchmark) -> list[str]:
 
 def measure(request: dict, chosen: list[str], config: Benchmark, found: dict) -> None:
     """Adds to `found` what the processes find."""
-    from tqdm import tqdm
-
+    from ganinv.engine.progress import open_bar
     from ganinv.studies.benchmark.growth import MEMORY
 
     scale = max(0.0, config.minutes * 60 - FIXED) / (sum(SHARES.values()) + CHEAP_SHARE)
@@ -96,7 +95,7 @@ def measure(request: dict, chosen: list[str], config: Benchmark, found: dict) ->
         requests.append(("cheap", request | {"measures": {"steps": CHEAP_SHARE * scale}}))
     cases = (MEMORY[:2] if config.quick else MEMORY) if "memory" in chosen else ()
     requests += [("default", request | {"memory": case}) for case in cases]
-    with tqdm(total=sum(len(one.get("measures", "1")) for _, one in requests), desc="benchmark") as bar:
+    with open_bar(total=sum(len(one.get("measures", "1")) for _, one in requests), desc="benchmark") as bar:
         for allocator, one in requests:
             for answer in ask_child(one, allocator):
                 if "begun" in answer:

@@ -31,8 +31,7 @@ class PreparePeople:
 
 def run(config: PreparePeople) -> None:
     """Writes the folders, a person at a time; goes on where it was interrupted."""
-    from tqdm import tqdm
-
+    from ganinv.engine.progress import open_bar
     from ganinv.photos import claim_folder
     from ganinv.rendered.factors import FACTORS, FIRST_PUBLIC, check_shift
     from ganinv.rendered.photos import check_resolution
@@ -47,7 +46,7 @@ def run(config: PreparePeople) -> None:
     work += [("public", seed, config.photos_per_public, config.shift) for seed in public]
     write = partial(write_person, config, str(device))
     with ProcessPoolExecutor(config.jobs, get_context("spawn"), use_one_thread) as pool:
-        for _ in tqdm(pool.map(write, work), "people", len(work)):
+        for _ in open_bar(pool.map(write, work), "people", len(work)):
             pass
     print(f"{config.out}: {config.users} users of {config.photos_per_user} photos, {config.public} public people")
 

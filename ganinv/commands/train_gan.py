@@ -105,8 +105,6 @@ def choose_settings(config: TrainGan, world, device):
 
 def train(config: TrainGan, settings, photos, features, device, out: Path):
     """Returns the trained prior; shows how long it will take, progress, and sheets of samples."""
-    from tqdm import tqdm
-
     from ganinv import images
     from ganinv.training.gan import train_gan
 
@@ -118,8 +116,13 @@ def train(config: TrainGan, settings, photos, features, device, out: Path):
     with shown(config, 0 if config.minutes else settings.steps, "prior", out) as on_step:
         return train_gan(
             settings, photos, out, device=device, features=features, resume=config.resume,
-            start=Path(config.start) if config.start else None, on_plan=tqdm.write, on_step=on_step, on_samples=on_samples,
+            start=Path(config.start) if config.start else None, on_plan=print_plan, on_step=on_step, on_samples=on_samples,
         )  # fmt: skip
+
+
+def print_plan(line: str) -> None:
+    """Prints how long a training will take, at once."""
+    print(line, flush=True)
 
 
 def describe(config: TrainGan, settings, photos, share: tuple[float, float], trained, device) -> dict:

@@ -34,12 +34,11 @@ def shown(config, steps: int, name: str, out: Path) -> Iterator[Callable[[dict],
 
     steps: in all; 0 where they are not known.
     """
-    from tqdm import tqdm
-
+    from ganinv.engine.progress import open_bar
     from ganinv.reports import tracking
 
     with (
-        tqdm(total=steps or None, desc=name) as bar,
+        open_bar(total=steps or None, desc=name) as bar,
         tracking.track_training(config.wandb, dataclasses.asdict(config), out) as log,
     ):
 

@@ -33,6 +33,8 @@ class CallableRecognizer(Enrollable, nn.Module):
                 log.warning("its answers all have length 1: they are taken for embeddings, of users to enrol with --gallery")
                 self.only_embeds, self.only_classifies = True, False
                 found = Recognition(found.embeddings, None)
+        if found.logits is not None and sample.any() and (kind := name_outputs(found.logits)):
+            log.warning("its answers look like %s, not like logits: the attack is weaker and its scores mislead; %s", *kind)
         self.embedding_dim = found.embeddings.shape[1]
         self.num_identities = None if found.logits is None else found.logits.shape[1]
 
@@ -70,6 +72,31 @@ def are_embeddings(answer: torch.Tensor) -> bool:
     ones = torch.ones_like(norms)
     probabilities = bool(answer.min() >= 0) and torch.allclose(sums, ones, atol=1e-3)
     return answer.shape[1] > 1 and torch.allclose(norms, ones, atol=1e-3) and not probabilities
+
+
+SMALLEST = 1e-12  # a probability below it is taken for it: its logarithm must stay finite
+OUTPUTS = ("logits", "probabilities", "cosines", "embeddings")  # what a network's one tensor is
+
+
+def to_logits(answer: torch.Tensor, output: str, scale: float) -> torch.Tensor:
+    """Returns logits [N,C] of answers: of probabilities their logarithm, of cosines scale times them."""
+    if output == "probabilities":
+        return answer.clamp_min(SMALLEST).log()
+    return answer * scale if output == "cosines" else answer
+
+
+def name_outputs(answer: torch.Tensor) -> tuple[str, str] | None:
+    """Returns what answers [N,C] look like that are no logits, and what to do; None for logits, by their looks."""
+    sums = answer.sum(1)
+    if answer.shape[1] < 2:
+        return None
+    if answer.min() >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+        return "probabilities (rows that sum to 1)", "return their logarithm, or say output=probabilities on the card"
+    low, high = answer.min().item(), answer.max().item()
+    if low >= -1 and high <= 1 and low != high:
+        what = f"cosines or sigmoids (numbers from {low:.2f} to {high:.2f})"
+        return what, "return them times the scale of the training, or say output=cosines and scale on the card"
+    return None
 
 
 def ask(recognizer: Callable, images: torch.Tensor):

@@ -9,7 +9,7 @@ identities is read off the last layer. Files are data: they are never unpickled 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -132,7 +132,8 @@ def load_torchvision(name: str, path: Path) -> ClassifierRecognizer:
     def build() -> nn.Module:
         return torchvision.models.get_model(name, weights=None, num_classes=ODD_NUMBER, **options)
 
-    return load_classifier(build, path, read_file_card(path, IMAGENET).preprocessing, auxiliary)
+    default = replace(IMAGENET, size=299) if name == "inception_v3" else IMAGENET
+    return load_classifier(build, path, read_file_card(path, default).preprocessing, auxiliary)
 
 
 def load_timm(name: str, path: Path) -> ClassifierRecognizer:

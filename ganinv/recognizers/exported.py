@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -26,15 +27,17 @@ from torch import nn
 
 from ganinv.interfaces import Recognition
 from ganinv.json_data import find_mismatch, parse_json
-from ganinv.recognizers.callable import CallableRecognizer, brief
+from ganinv.recognizers.callable import CallableRecognizer, brief, to_logits
 from ganinv.recognizers.checks import has_gradient
 from ganinv.recognizers.preprocessing import FileCard, Preprocessing, draw_faces, read_file_card
 from ganinv.weights.checkpoints import check_unpacked_size, read_checkpoint
+from ganinv.weights.quoting import first_line
 from ganinv.weights.specs import freeze
 
 log = logging.getLogger(__name__)
 
 ANY_BATCH = 1 << 30
+MOST_CODE = 1 << 25  # bytes of a program's code, which TorchScript packs; its tensors are not packed
 NEWEST_OPSET = 17  # of ONNX, in whose words onnx2torch 1.5 reads ReduceMean and its like
 
 
@@ -53,7 +56,7 @@ class ExportedRecognizer(nn.Module):
 
     def __init__(self, program: Program, card: FileCard):
         super().__init__()
-        self.program, self.preprocessing, self.output = program.run, card.preprocessing, card.output
+        self.program, self.preprocessing, self.output, self.scale = program.run, card.preprocessing, card.output, card.scale
         self.least, self.most = program.least, program.most
 
     def train(self, mode: bool = True):
@@ -72,6 +75,7 @@ class ExportedRecognizer(nn.Module):
         answers = tuple(torch.cat(answer) for answer in zip(*parts, strict=True))
         if self.output == "embeddings":
             return answers[0], None
+        answers = (*answers[:-1], to_logits(answers[-1], self.output, self.scale))
         return answers if len(answers) == 2 else answers[0]
 
     def run(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -93,7 +97,9 @@ def load_exported(
     gradient, or answers for an image by what else is in its batch.
     """
     card = read_file_card(path, Preprocessing())
-    program = read(path, torch.device(device))
+    if read is not read_onnx:
+        warn_of_code(path)
+    program = read_program(read, path, torch.device(device))
     if card.preprocessing.size is None and program.size is not None:
         card = replace(card, preprocessing=replace(card.preprocessing, size=program.size))
     images = draw_faces(2, resolution).to(device)
@@ -103,7 +109,9 @@ def load_exported(
         recognizer = CallableRecognizer(exported, images).eval()
         alone = recognizer(images[:1])
         both = recognizer(images.requires_grad_().clone())
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a program raises
         shape = list(card.preprocessing(images.detach()).shape)
         raise ValueError(
             f"expected {path} to take an input {shape}, got {brief(error)}; say its size and channels on {path.stem}.json"
@@ -116,6 +124,37 @@ def load_exported(
                 f"expected {path} to give the same {name} for an image in any batch, got others; export it in eval mode"
             )
     return recognizer
+
+
+def read_program(read: Callable[[Path, torch.device], Program], path: Path, device: torch.device) -> Program:
+    """Returns what one of the readers below reads, without what torch logs of a file that it cannot read.
+
+    Raises: ValueError for whatever a reader raises.
+    """
+    try:
+        logging.disable(logging.CRITICAL)
+        return read(path, device)
+    except (ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # no reader names the types of its own
+        raise ValueError(f"expected a program of images, got {path}, which cannot be read ({brief(error)})") from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def check_archive(path: Path) -> None:
+    """Raises: ValueError when an archive is packed, or an entry is not as its checksum says: torch may abort on those."""
+    try:
+        with open(path, "rb") as file:
+            check_unpacked_size(file, path, spare=MOST_CODE)
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, EOFError, LookupError, struct.error) as error:
+        raise ValueError(f"expected an archive of torch, got {path}, which cannot be read ({brief(error)})") from error
+    if broken is not None:
+        raise ValueError(
+            f"expected an archive of torch, got {path}, whose entry {first_line(broken)} is broken; copy it again"
+        )
 
 
 def check_gradient(found: Recognition, images: torch.Tensor, path: Path) -> None:
@@ -138,7 +177,7 @@ def warn_of_code(path: Path) -> None:
 
 def read_torchscript(path: Path, device: torch.device) -> Program:
     """Returns a TorchScript program. Raises: ValueError when the file is none."""
-    warn_of_code(path)
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that torch.export is newer
@@ -154,7 +193,7 @@ def read_torch_export(path: Path, device: torch.device) -> Program:
 
     Raises: ValueError when the file cannot be read, holds a pickle, or takes anything but images.
     """
-    warn_of_code(path)
+    check_archive(path)
     refuse_pickles(path)
     try:
         exported = torch.export.load(str(path))
@@ -190,8 +229,6 @@ def read_torch_export(path: Path, device: torch.device) -> Program:
 def refuse_pickles(path: Path) -> None:
     """Raises ValueError when a torch.export archive holds a pickle of more than tensors, which torch would run."""
     try:
-        with open(path, "rb") as file:
-            check_unpacked_size(file, path)
         with zipfile.ZipFile(path) as archive:
             if any(name.startswith("serialized_") for name in archive.namelist()):
                 raise ValueError("it is of an older format, whose tensors are pickles; export it again")

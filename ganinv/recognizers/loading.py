@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from ganinv.interfaces import Recognizer
 from ganinv.recognizers.callable import CallableRecognizer
+from ganinv.recognizers.preprocessing import draw_faces
 from ganinv.recognizers.published.frame import Frame, Reframe
 from ganinv.weights.cards import read_card
 from ganinv.weights.files import check_tensors, read_tensors, save_weights
@@ -17,6 +19,7 @@ from ganinv.weights.quantisation import quantise
 from ganinv.weights.specs import call_factory, freeze, split_spec
 
 # of what a card declares: as much as the largest face recognizers have, and sides that an attack can feed
+ALONE = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # files of weights that name no network
 MOST = {"embedding_dim": 1 << 16, "input_size": 1024, "num_identities": 10**7, "scale": 10**6}
 
 
@@ -43,7 +46,7 @@ def load_recognizer(
         )
     if hasattr(recognizer, "num_identities") and hasattr(recognizer, "embedding_dim"):
         return recognizer
-    return CallableRecognizer(recognizer, torch.zeros(2, 3, resolution, resolution, device=device)).eval()
+    return CallableRecognizer(recognizer, draw_faces(2, resolution).to(device)).eval()
 
 
 def save_recognizer(model: nn.Module, path: str | Path, card: Mapping) -> dict:
@@ -74,6 +77,12 @@ def load_weights(path: str | Path, frame: Frame | None = None) -> nn.Module:
     from ganinv.recognizers.cosine import CosineRecognizer
 
     path = Path(path)
+    has_card = path.suffix == ".safetensors" and os.path.lexists(path.with_suffix(".json"))
+    if path.is_file() and path.suffix in ALONE and not has_card:
+        raise ValueError(
+            f"expected the network of the weights {path}, or their card, got the file alone; name the network, such as "
+            f"torchvision:resnet18:{path} or timm:NAME:{path}, or pass file.py:factory"
+        )
     if path.suffix != ".safetensors" or not path.is_file():
         what = "missing" if not path.is_file() else "of another kind"
         raise ValueError(

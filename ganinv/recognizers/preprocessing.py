@@ -22,9 +22,11 @@ import torch.nn.functional as F
 
 from ganinv.images import resize
 from ganinv.interfaces import Recognizer
+from ganinv.recognizers.callable import OUTPUTS, ask
 from ganinv.recognizers.recognize import find_device
 from ganinv.weights.cards import read_json
 from ganinv.weights.files import sha256_file
+from ganinv.weights.quoting import describe_value
 
 log = logging.getLogger(__name__)
 
@@ -101,10 +103,11 @@ IMAGENET = Preprocessing(size=224, range=(0.0, 1.0), mean=(0.485, 0.456, 0.406),
 
 @dataclass(frozen=True)
 class FileCard:
-    """What a card says of a recognizer's file. output: "logits", or "embeddings" of an open-set recognizer."""
+    """What a card says of a recognizer's file. output: one of callable.OUTPUTS; scale: by which cosines become logits."""
 
     preprocessing: Preprocessing
     output: str = "logits"
+    scale: float = 64.0
 
 
 def read_file_card(path: str | Path, default: Preprocessing) -> FileCard:
@@ -130,16 +133,20 @@ def read_file_card(path: str | Path, default: Preprocessing) -> FileCard:
     if digest is not None and sha256_file(path) != digest:
         raise ValueError(f"expected the SHA-256 of {card_path} for {path}, got another; copy both files again")
     output = card.get("output", "logits")
-    if output not in ("logits", "embeddings"):
-        raise ValueError(f"expected output among logits, embeddings in {card_path}, got {output!r}")
+    if output not in OUTPUTS:
+        raise ValueError(f"expected output among {', '.join(OUTPUTS)} in {card_path}, got {describe_value(output)}")
+    scale = card.get("scale", FileCard.scale)
+    if type(scale) not in (int, float) or not 0 < scale < math.inf:
+        raise ValueError(f"expected a scale above 0 in {card_path}, got {describe_value(scale)}")
     names = [field.name for field in dataclasses.fields(Preprocessing)]
+    said = {name: card[name] for name in names if name in card} | said  # many write them at the top
     if odd := sorted(said.keys() - set(names)):
         raise ValueError(f"expected preprocessing of {', '.join(names)} in {card_path}, got {', '.join(odd)}; take these out")
     said = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
     if said.get("channels") == "L":  # the default's three numbers say nothing of one channel
         said = {"mean": (0.0,), "std": (1.0,)} | said
     try:
-        return FileCard(dataclasses.replace(default, **said), output)
+        return FileCard(dataclasses.replace(default, **said), output, float(scale))
     except ValueError as error:
         raise ValueError(f"{error}; see {card_path}") from error
 
@@ -196,7 +203,7 @@ def probe_preprocessing(
 
 def measure_variety(recognizer: Recognizer, images: torch.Tensor) -> float:
     """Returns the mean of one minus the cosine between the embeddings of different images; 0 where one is not finite."""
-    embeddings = F.normalize(recognizer(images.clone()).embeddings.float(), dim=1)
+    embeddings = F.normalize(ask(recognizer, images).embeddings.float(), dim=1)
     if not torch.isfinite(embeddings).all():
         return 0.0
     count = len(embeddings)

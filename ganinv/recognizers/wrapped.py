@@ -11,15 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganinv.interfaces import Recognition
-from ganinv.recognizers.callable import ask
+from ganinv.recognizers.callable import OUTPUTS, ask, to_logits
 from ganinv.recognizers.checks import has_gradient
 from ganinv.recognizers.gallery import Enrollable
 from ganinv.recognizers.preprocessing import CHANNELS, Preprocessing, draw_faces, probe_preprocessing
 
 log = logging.getLogger(__name__)
 
-OUTPUTS = ("logits", "probabilities", "cosines", "embeddings")
-SMALLEST = 1e-12  # a probability below it is taken for it: its logarithm must stay finite
 SAME = 1e-3  # of the answer's size: by how much an image's answer may differ between batches, as some kernels' rounding does
 
 
@@ -41,11 +39,7 @@ class WrappedModule(Enrollable, nn.Module):
         if self.output == "embeddings":
             return Recognition(F.normalize(first.float(), dim=1), None)
         embeddings, answer = (first, first) if second is None else (first, second)
-        logits = {
-            "logits": lambda x: x,
-            "probabilities": lambda x: x.clamp_min(SMALLEST).log(),
-            "cosines": lambda x: x * self.scale,
-        }[self.output](answer.float())
+        logits = to_logits(answer.float(), self.output, self.scale)
         return Recognition(F.normalize(embeddings.float(), dim=1), logits)
 
 

@@ -75,7 +75,7 @@ def make_photos(
         raise ValueError(f"expected at least one person and photo, got {len(people)} people with {len(numbers)} photos each")
     factors = draw_people(people, shift).to(device)
     pixels = torch.empty(len(people), len(numbers), 3, resolution, resolution, dtype=torch.uint8)
-    for row, seed in enumerate(tqdm(people, "people", disable=not progress, leave=False)):
+    for row, seed in enumerate(tqdm(people, "people", disable=None if progress else True, leave=False)):
         photo = draw_photos([seed] * len(numbers), numbers).to(device)
         pixels[row] = images.to_uint8(render(factors[row : row + 1].expand(len(numbers), -1), photo, resolution)).cpu()
     return Photos(

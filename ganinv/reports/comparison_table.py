@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import re
 import shlex
@@ -11,20 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 from ganinv.reports.comparison import METRICS, SPENT, Difference, Method
-from ganinv.reports.markdown import format_rows
+from ganinv.reports.markdown import escape, format_csv_rows, format_rows
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 
 
 def format_economy(traces: Mapping[str, Mapping[int, Sequence]]) -> str:
     """Returns trace_methods as CSV: a line a row of steps.jsonl."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["method", "seed", "step", *SPENT, "target_score"])
+    rows: list[list] = [["method", "seed", "step", *SPENT, "target_score"]]
     for label, seeds in traces.items():
-        for seed, points in seeds.items():
-            writer.writerows([label, seed, *point] for point in points)
-    return file.getvalue()
+        rows += [[label, seed, *point] for seed, points in seeds.items() for point in points]
+    return format_csv_rows(rows)
 
 
 def shown_metrics(methods: Sequence[Method]) -> list[str]:
@@ -67,7 +62,7 @@ def format_absent(methods: Sequence[Method]) -> list[str]:
         # a home folder says where the table was made, and nothing of the metric
         reason = lacking[0].absent[name].replace(os.path.expanduser("~"), "~")
         whose = "" if len(lacking) == len(methods) else f" ({', '.join(method.label for method in lacking)})"
-        lines.append(f"{name}{whose}: {reason}")
+        lines.append(escape(f"{name}{whose}: {reason}"))
     return lines
 
 
@@ -82,7 +77,7 @@ def format_differences(differences: Sequence[Difference], power: float = 0.0) ->
         cells += [format_p(one.p), format_p(one.p_holm)]
         lines.append(cells + (["-" if one.users is None else str(one.users)] if power else []))
     least = 2.0 ** (1 - differences[0].n)
-    text = f"\nDifferences to {differences[0].other}, paired by user, each user first averaged over the seeds:\n\n"
+    text = f"\nDifferences to {escape(differences[0].other)}, paired by user, each user first averaged over the seeds:\n\n"
     text += format_rows(head, lines, words=2)
     text += "\nMean over users [95 % bootstrap interval over users]. p: two-sided sign-flip test over users, at least "
     text += f"{least:.2g} with {differences[0].n} users; Holm's correction is for all {len(differences)} tests here.\n"
@@ -98,30 +93,26 @@ def format_p(p: float) -> str:
 
 def format_differences_csv(differences: Sequence[Difference]) -> str:
     """Returns the differences as CSV in full precision; an absent value is an empty cell."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     names = ["method", "other", "metric", "mean", "low", "high", "n", "p", "p_holm", "users"]
-    writer.writerow(names)
-    for one in differences:
-        writer.writerow([one.method, one.other, one.metric, one.mean, *one.ci95, one.n, one.p, one.p_holm, one.users])
-    return file.getvalue()
+    rows = [
+        [one.method, one.other, one.metric, one.mean, *one.ci95, one.n, one.p, one.p_holm, one.users] for one in differences
+    ]
+    return format_csv_rows([names, *rows])
 
 
 def format_csv(methods: Sequence[Method]) -> str:
     """Returns the table as CSV in full precision; an absent value is an empty cell."""
     metrics = shown_metrics(methods)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
     columns = [f"{name}{suffix}" for name in metrics for suffix in ("", "_low", "_high")]
-    writer.writerow(["method", *columns, "users", "seeds", "seconds"])
+    rows: list[list] = [["method", *columns, "users", "seeds", "seconds"]]
     for method in methods:
         cells: list = []
         for name in metrics:
             entry = method.summary.get(name, {"mean": None, "ci95": [None, None]})
             cells += [entry["mean"], *entry["ci95"]]
         users = len(method.runs[0].report["identities"])
-        writer.writerow([method.label, *cells, users, len(method.runs), method.seconds])
-    return file.getvalue()
+        rows.append([method.label, *cells, users, len(method.runs), method.seconds])
+    return format_csv_rows(rows)
 
 
 def format_commands(methods: Sequence[Method]) -> str:
@@ -129,7 +120,7 @@ def format_commands(methods: Sequence[Method]) -> str:
     parts = ["# The commands behind the table\n\nFrom the repository's root; `/path/to` stands for your own folders.\n"]
     for method in methods:
         lines = [format_command(run.provenance.get("argv", []), run.report["world"]) for run in method.runs]
-        parts.append(f"\n## {method.label}\n\n```bash\n" + "".join(f"{line}\n" for line in lines) + "```\n")
+        parts.append(f"\n## {escape(method.label)}\n\n```bash\n" + "".join(f"{line}\n" for line in lines) + "```\n")
     return "".join(parts)
 
 

@@ -52,6 +52,8 @@ class RunFolder:
                 raise ValueError(
                     f"expected a folder that no other process writes to, got {self.path}; wait for it or choose another --out"
                 ) from error
+            for left in self.path.rglob("*.tmp"):  # by a kill
+                left.unlink(missing_ok=True)
         for name in () if resume else ("config.json", "report.json"):
             if (self.path / name).exists():
                 self.close()

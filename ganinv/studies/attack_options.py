@@ -63,7 +63,8 @@ def read_run_config(config, defaults):
     if changed - set(FREE[name]):
         raise ValueError(f"expected no other options beside --{name.replace('_', '-')}, got some; leave them out")
     if not (Path(place) / "config.json").is_file():
-        raise ValueError(f"expected a run folder with a config.json, got {place}; check the path")
+        cure = "check the path, or begin it again where it was killed before"
+        raise ValueError(f"expected a run folder with a config.json, got {place}; {cure}")
     stored = read_json(Path(place) / "config.json", {f"{option}?": find_kind(value) for option, value in usual.items()})
     # a run of an earlier version lacks the options that came later
     if not {"space", "identities"} <= set(stored) <= set(usual):

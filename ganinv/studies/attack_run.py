@@ -19,6 +19,7 @@ from ganinv.attack.invert import AttackResult, InTurn
 from ganinv.attack.offline import attack as run_search
 from ganinv.attack.spread import Spread
 from ganinv.attack.start import draw_probes
+from ganinv.engine.checkpoint import drop_state
 from ganinv.engine.cluster import RayWorkers
 from ganinv.engine.precision import Choice, choose_precision, keep_memory, ready_recognizer
 from ganinv.engine.progress import open_bar
@@ -78,6 +79,7 @@ def run_attack(config, method: str) -> dict:
     resumed = config.run.resume
     if resumed and (Path(resumed) / "report.json").is_file():
         report = read_report(resumed)
+        drop_state(Path(resumed) / "state.safetensors")  # which a kill after the report left
         print_report(report, resumed)
         return report
     check_options(config, method)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ganinv import images
+from ganinv.engine.progress import open_bar
 from ganinv.photos import Photos, list_people, load_photos, select_people, unit_hash
 
 MOST_BYTES = 2**28  # of one file in a zip, unpacked: what is larger is no photo of a face
@@ -40,7 +41,6 @@ def is_picture(path: Path | PurePosixPath) -> bool:
 
 def read_zip(file: Path, size: int, share: tuple[float, float], *, progress: bool = True) -> Photos:
     """Returns the pictures of a share of the people in a zip. Raises: ValueError, see load_pictures."""
-    from tqdm import tqdm
 
     try:
         with zipfile.ZipFile(file) as archive:
@@ -49,7 +49,7 @@ def read_zip(file: Path, size: int, share: tuple[float, float], *, progress: boo
                 raise ValueError(f"expected pictures ({', '.join(images.SUFFIXES)}) in {file}, got none in the share {share}")
             members = [(index, info) for index, infos in enumerate(people.values()) for info in infos]
             pixels = np.empty((len(members), 3, size, size), np.uint8)
-            for row, (_, info) in enumerate(tqdm(members, "pictures", disable=not progress, leave=False)):
+            for row, (_, info) in enumerate(open_bar(members, "pictures", disable=not progress, leave=False)):
                 pixels[row] = read_member(archive, info, size).transpose(2, 0, 1)
     except (zipfile.BadZipFile, RuntimeError, OSError) as error:  # RuntimeError: it is encrypted
         raise ValueError(f"expected a zip of pictures, got {file} ({error})") from error

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from ganinv import images
 from ganinv.engine import cache
+from ganinv.engine.progress import open_bar
 from ganinv.engine.randomness import seeded
 from ganinv.interfaces import AbsentError, Generator, Recognizer
 from ganinv.metrics.faces import detect_faces
@@ -100,7 +100,7 @@ def embed_photos(network: Recognizer, photos: Photos) -> torch.Tensor:
     file, shape = cache.find_place(f"quality-{key[:16]}"), (len(photos), probe.shape[1])
     rows = cache.recall(file, "embeddings", shape, torch.float32)
     if rows is None:
-        parts = tqdm(range(0, len(photos), BATCH), "embedding photos", disable=len(photos) <= BATCH, leave=False)
+        parts = open_bar(range(0, len(photos), BATCH), "embedding photos", disable=len(photos) <= BATCH, leave=False)
         rows = torch.cat([embed(network, photos.images(slice(i, i + BATCH))) for i in parts])
         cache.keep(file, "embeddings", rows)
     return rows

@@ -77,15 +77,18 @@ def check_pickles(file: BinaryIO) -> None:
         file.seek(-1, io.SEEK_CUR)
 
 
-def check_unpacked_size(file: BinaryIO, path: object) -> None:
-    """Raises UnpackedSizeError when the members of a zip, by its table, are larger than the file: torch packs none."""
+def check_unpacked_size(file: BinaryIO, path: object, spare: int = 0) -> None:
+    """Raises UnpackedSizeError when the members of a zip, by its table, are larger than the file: torch packs no tensor.
+
+    spare: bytes that they may have beyond that.
+    """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     if file.read(4) != ZIP:  # torch's older format is no zip
         return
     with zipfile.ZipFile(file) as archive:
         declared = sum(member.file_size for member in archive.infolist())
-    if declared > size:
+    if declared > size + spare:
         raise UnpackedSizeError(
             f"expected a checkpoint as torch.save writes it, unpacked, got {path} of {size} bytes, which would unfold to "
             f"{declared}; load it where you trust it and save it again"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import warnings
@@ -100,11 +99,10 @@ def rank_trials(trials: Sequence[Trial], maximize: bool) -> list[Trial]:
 def format_csv(trials: Sequence[Trial], sweep: Sweep) -> str:
     """Returns the trials as CSV in full precision; a value that is not known is an empty cell."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["trial", "state", sweep.metric, *sweep.varied, "seconds", "line"])
+    rows: list[list] = [["trial", "state", sweep.metric, *sweep.varied, "seconds", "line"]]
     for one in trials:
         values = [one.values.get(name) for name in sweep.varied]
-        writer.writerow([one.number, one.state, one.metric, *values, f"{one.seconds:.1f}", one.line])
+        rows.append([one.number, one.state, one.metric, *values, f"{one.seconds:.1f}", one.line])
     return file.getvalue()
 
 
