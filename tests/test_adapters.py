@@ -9,8 +9,10 @@ import os
 import pickle
 import warnings
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -537,3 +539,49 @@ def test_loading_logs_what_the_probe_finds(squeezenet, tmp_path, caplog, monkeyp
     with caplog.at_level(logging.WARNING):
         load_recognizer(f"torchvision:squeezenet1_1:{tmp_path}/a.pt", "cpu")
     assert caplog.messages == [f"torchvision:squeezenet1_1:{tmp_path}/a.pt: odd range"]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
+        lambda state: {"net": {f"module.backbone.{name}": value for name, value in state.items()}, "best": np.float64(0.5)},
+        lambda state: {
+            "weights": state,
+            "out": Path("runs"),
+            "log": defaultdict(list, {"loss": [1.0]}),
+            "lr": np.arange(3.0),
+        },
+        lambda state: {**state, "features.0.total_ops": torch.zeros(1), "total_params": torch.zeros(1)},
+    ],
+)
+def test_a_state_dict_is_found_below_whatever_it_is_wrapped_in(wrap, squeezenet, tmp_path):
+    torch.save(wrap(squeezenet.state_dict()), tmp_path / "a.pt")
+    write_card(tmp_path / "a.pt", SMALL)
+    recognizer = load_recognizer(f"torchvision:squeezenet1_1:{tmp_path}/a.pt", "cpu")
+    weights = recognizer.network.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in squeezenet.state_dict().items())
+
+
+def test_card_keys_at_the_top_and_outputs_that_are_no_logits_are_read(net, tmp_path):
+    class Sure(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return self.net(x).softmax(1)
+
+    x, path = draw_faces(2, SIDE), tmp_path / "a.torchscript"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(Sure().eval(), x).save(str(path))
+    write_card(path, {"range": [0, 1], "output": "probabilities"})
+    assert read_file_card(path, Preprocessing()).preprocessing.range == (0, 1)
+    write_card(path, {"output": "probabilities"})
+    found = load_recognizer(str(path), "cpu", resolution=SIDE)(x).logits
+    torch.testing.assert_close(found, net(x).log_softmax(1), rtol=1e-3, atol=1e-3)
+    for card in ({"output": "cosines", "scale": 0}, {"output": "cosines", "scale": "64"}, {"output": ["logits"]}):
+        write_card(path, card)
+        with pytest.raises(ValueError, match="expected (a scale above 0|output among)"):
+            read_file_card(path, Preprocessing())

@@ -68,6 +68,7 @@ def test_sweep_forms_parse():
     assert parse(Config, ["--ids", "(5,)", "--optim.betas=[0, 1.0e-3]", "--out", "a/b", "--flip", "True"]) == Config(
         ids=(5,), optim=Optim(lr=0.2, betas=(0.0, 1e-3)), out=Path("a/b")
     )
+    assert parse(Config, ["--optim={'lr': 0.01, 'betas': [0.5, 0.9]}"]) == Config(optim=Optim(lr=0.01, betas=(0.5, 0.9)))
     assert parse(Config, []) == Config()
 
 

@@ -163,3 +163,20 @@ def test_a_wrong_checkpoint_is_refused_by_name(changes, match, tmp_path):
     with pytest.raises(ValueError, match=match) as caught:
         load_generator(str(path), "cpu")
     assert "\n" not in str(caught.value) and "a.pt" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"params_ema": state},
+        lambda state: {"g_ema": {f"module.{name}": value for name, value in state.items()}},
+        lambda state: {"state_dict": {f"generator_ema.{name}": value for name, value in state.items()}},
+        lambda state: state,
+    ],
+)
+def test_the_generator_is_found_below_whatever_it_is_wrapped_in(wrap, tmp_path):
+    state = make_state()
+    torch.save(wrap(state), tmp_path / "a.pt")
+    expected = load_generator(str(write(tmp_path / "b.pt", state)))
+    found = load_generator(str(tmp_path / "a.pt"))
+    assert all(torch.equal(value, found.state_dict()[name]) for name, value in expected.state_dict().items())

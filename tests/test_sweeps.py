@@ -194,3 +194,20 @@ def test_a_draw_attacks_for_real(name, monkeypatch, tmp_path):
     metric = sweep["metric"]["name"]
     assert read_metric(Path("run"), metric) == report["summary"][metric.removeprefix("final/")]["mean"]
     assert len(read_scores(Path("run"), running_key(metric))) == 3  # what early termination reads
+
+
+def test_nested_parameters_whole_steps_and_every_macro(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLACE", "here")
+    (tmp_path / "sweep.yaml").write_text(
+        "program: a.py\nmethod: random\nmetric: {name: final/target_score, goal: maximize}\n"
+        "command: ['${program}', '${args_no_boolean_flags}', '${args_no_hyphens}', '${args_json}', '${envvar:PLACE}']\n"
+        "parameters:\n  optim: {parameters: {lr: {min: -3.0, max: 0.0, distribution: log_uniform}}}\n"
+        "  steps: {min: 2, max: 8, q: 2, distribution: q_uniform}\n  flip: {value: true}\n  grey: {value: false}\n"
+    )
+    sweep = read_sweep(tmp_path / "sweep.yaml")
+    assert set(sweep.varied) == {"optim.lr", "steps"}
+    drawn = Search(sweep, 0).start(1)
+    assert type(drawn["steps"]) is int and drawn["steps"] in (2, 4, 6, 8) and 0.0497 < drawn["optim.lr"] < 1
+    words = expand_command(sweep, "a.py", {"flip": True, "grey": False, "steps": 4}, [])
+    assert words == ["a.py", "--flip", "--steps=4", "flip=True", "grey=False", "steps=4",
+                     '{"flip": true, "grey": false, "steps": 4}', "here"]  # fmt: skip

@@ -39,7 +39,9 @@ def parse(config_type: type, argv: Sequence[str], defaults: object = None):
     registry = tyro.constructors.ConstructorRegistry()
     for rule in (read_bool, read_number, read_tuple):
         registry.primitive_rule(rule)
-    words = ["--help" if word in ("-H", "--help-verbose") else word for word in spell_positionals(config_type, argv)]
+    words = [
+        "--help" if word in ("-H", "--help-verbose") else word for word in spell_parts(spell_positionals(config_type, argv))
+    ]
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
@@ -52,6 +54,20 @@ def parse(config_type: type, argv: Sequence[str], defaults: object = None):
             raise
         # tyro has no public way to its messages but what it prints
         raise ValueError(f"{unbox(messages.getvalue()).rstrip('.')}; --help lists the options") from end
+
+
+def spell_parts(argv: Sequence[str]) -> list[str]:
+    """Returns argv with --optim={'lr': 0.1}, as the service's agent writes nested parameters, as --optim.lr=0.1."""
+    words: list[str] = []
+    for word in argv:
+        name, _, text = word.partition("=")
+        values: object = None
+        if text[:1] == "{" and text[-1:] == "}":
+            with contextlib.suppress(ValueError, SyntaxError):
+                values = ast.literal_eval(text)
+        nested = isinstance(values, dict)
+        words += spell_parts([f"{name}.{key}={value}" for key, value in values.items()]) if nested else [word]
+    return words
 
 
 def spell_positionals(config_type: type, argv: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ganinv.interfaces import Generator
+from ganinv.priors import rosinality
 from ganinv.priors.checks import NUMBERS, check_prior
 from ganinv.weights.checkpoints import find_checkpoint
 from ganinv.weights.files import read_tensors
@@ -45,12 +46,29 @@ def load_prior(path: str | Path) -> Generator:
 
     Raises: ValueError when there is no such file, or it cannot be read as one of them.
     """
-    from ganinv.priors import nvidia, rosinality, stylegan2_pytorch_files
+    from ganinv.priors import nvidia, stylegan2_pytorch_files
 
     path = find_checkpoint(path)
     if path.suffix == ".pkl":
         return nvidia.load_checkpoint(path)
     tensors, said = read_tensors(path)
+    tensors = unwrap(tensors)
     if rosinality.is_checkpoint(tensors):
         return rosinality.parse_checkpoint(path, tensors)
     return stylegan2_pytorch_files.parse_checkpoint(path, tensors, said)
+
+
+def unwrap(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns a prior's tensors under the names of its own trainer, whatever they are wrapped in: "module.", "params_ema".
+
+    Of several copies of rosinality's generator, that is taken whose prefix says "ema".
+    """
+    for mark, own in (("input.input", rosinality.PREFIX), ("GE.initial_conv.weight", "GAN.")):
+        found = [name.removesuffix(mark) for name in tensors if name.endswith(mark)]
+        if not found or own in found:
+            continue
+        prefix = next((one for one in found if "ema" in one), found[0])
+        if prefix or own == rosinality.PREFIX:
+            inside = {own + name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            return inside | {name: tensor for name, tensor in tensors.items() if name == "latent_avg"}
+    return tensors

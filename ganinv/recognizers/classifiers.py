@@ -8,7 +8,9 @@ identities is read off the last layer. Files are data: they are never unpickled 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +22,12 @@ from ganinv.interfaces import Recognition
 from ganinv.recognizers.gallery import Enrollable
 from ganinv.recognizers.preprocessing import IMAGENET, Preprocessing, read_file_card
 from ganinv.weights.files import check_tensors, read_tensors, sha256_file
+from ganinv.weights.quoting import show
+
+log = logging.getLogger(__name__)
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")  # of trainers, Lightning and DataParallel
+COUNTS = ("total_ops", "total_params")  # what a profiler leaves among the tensors
 ODD_NUMBER = 997  # of identities, while the last layer is looked for: no inner layer is as wide
 
 
@@ -58,7 +64,26 @@ def unwrap(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     while inner := next((w for w in WRAPPERS if any(name.startswith(f"{w}.") for name in tensors)), None):
         start = f"{inner}."
         tensors = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
-    return tensors
+    return {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in COUNTS}
+
+
+def strip_prefix(tensors: dict[str, torch.Tensor], expected: Iterable[str], path: Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors of a network below whatever prefix most of its own names have; one that is stripped is logged.
+
+    expected: the network's names, such as "conv1.weight" for "net.backbone.conv1.weight" or "_orig_mod.conv1.weight".
+    """
+    own = set(expected)
+    found = Counter(
+        name[: place + 1]
+        for name in tensors
+        for place in (-1, *(place for place, letter in enumerate(name) if letter == "."))
+        if name[place + 1 :] in own
+    )
+    prefix = min(found, key=lambda prefix: (-found[prefix], len(prefix)), default="")
+    if not prefix:
+        return tensors
+    log.warning("%s: its tensors are those below %s", path, show(prefix))
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def find_head(network: nn.Module) -> str:
@@ -107,6 +132,7 @@ def load_classifier(
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn and replaced: leave the caller's draws alone
         network = build()
         head = find_head(network)
+        tensors = strip_prefix(tensors, network.state_dict(), path)
         weight = tensors.get(f"{head}.weight")
         if weight is None or weight.ndim < 2:
             raise ValueError(f"expected the last layer {head}.weight in {path}, got none; it is of another network")

@@ -92,8 +92,12 @@ class Tracker:
         """
         if mode not in MODES:
             raise ValueError(f"expected a wandb mode among {', '.join(MODES)}, got {mode}")
+        wanted = os.environ.get("WANDB_MODE")
+        if mode == "offline" and wanted in MODES:  # nobody asked for another by an option
+            mode = wanted
         if mode == "disabled":
             return {}
+        project = os.environ.get("WANDB_PROJECT") or project
         self.folder = Path(folder)
         self.set_environment()
         given = json.loads(json.dumps(dict(config), default=str))  # what wandb keeps: tuples are lists there

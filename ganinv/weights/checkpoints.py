@@ -18,6 +18,32 @@ import torch
 from ganinv.weights.opcodes import check_opcodes
 from ganinv.weights.quoting import describe_value, first_line, show
 
+
+class Passed:
+    """Stands for a value beside the weights that nobody needs: a numpy number or array, a path."""
+
+    def __init__(self, *ignored: object):
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def make_dict(*ignored: object) -> dict:
+    """Returns what stands for a defaultdict before its values come."""
+    return {}
+
+
+# what trainers keep beside weights: a Namespace is a bare holder of options, the rest is passed over
+NUMPY = ("core.multiarray.scalar", "core.multiarray._reconstruct", "core.numeric._frombuffer")
+BESIDE = [
+    argparse.Namespace,
+    *((Passed, f"numpy.{name}") for name in (*NUMPY, "dtype", "ndarray")),
+    *((Passed, f"numpy._{name}") for name in NUMPY),
+    *((Passed, f"pathlib.{name}") for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
+    *((Passed, f"builtins.{name}") for name in ("list", "dict", "int", "float")),  # what a defaultdict makes
+    (make_dict, "collections.defaultdict"),
+]
 MOST_ENTRIES = 100_000  # of a checkpoint's dicts; a shared dict in dicts would unfold without end
 ZIP = b"PK\x03\x04"
 MOST_DEPTH = 20  # of dicts in dicts
@@ -36,8 +62,7 @@ def read_checkpoint(path: Path | io.BytesIO):
             file.seek(0)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about pickle protocols
-                # a Namespace, in which trainers keep their options, is a bare holder of values
-                with torch.serialization.safe_globals([argparse.Namespace]):
+                with torch.serialization.safe_globals(BESIDE):
                     return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(

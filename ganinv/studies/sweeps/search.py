@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 
@@ -52,9 +53,14 @@ class Search:
         low, high, kind = parameter["min"], parameter["max"], find_distribution(parameter)
         if kind == "int_uniform":
             return distributions.IntDistribution(low, high)
+        step = parameter.get("q", 1)
+        if kind == "q_uniform" and all(isinstance(number, int) for number in (low, high, step)):
+            return distributions.IntDistribution(low, high, step=step)
         if kind == "q_uniform":
-            return distributions.FloatDistribution(low, high, step=parameter.get("q", 1))
-        return distributions.FloatDistribution(low, high, log=kind == "log_uniform_values")
+            return distributions.FloatDistribution(low, high, step=step)
+        if kind == "log_uniform":  # the service's ends are exponents
+            low, high = math.exp(low), math.exp(high)
+        return distributions.FloatDistribution(low, high, log=kind.startswith("log_uniform"))
 
     def start(self, number: int, values: Mapping[str, object] | None = None) -> dict[str, object]:
         """Returns the values of a trial: those given, else drawn. A draw depends on seed, number and what was told.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import string
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv.cli import parse_identities
 
 METHODS = ("grid", "random", "bayes")
-DISTRIBUTIONS = ("uniform", "int_uniform", "q_uniform", "log_uniform_values")
+DISTRIBUTIONS = ("uniform", "int_uniform", "q_uniform", "log_uniform", "log_uniform_values")
 COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")  # what the service's agent runs where there is none
 REPORTED = frozenset(range(5))  # the users that results are reported on; a sweep must not be tuned on them
 OURS = ("out", "wandb")  # options that a sweep on this machine sets itself
@@ -62,6 +65,7 @@ def read_sweep(path: str | Path) -> Sweep:
     parameters = content.get("parameters")
     if not isinstance(parameters, dict) or not parameters:
         raise ValueError(f"expected parameters in {path}, got {parameters}")
+    parameters = dict(flatten_parameters(parameters))
     for name, parameter in parameters.items():
         check_parameter(name, parameter, method)
     command = tuple(str(word) for word in content.get("command", COMMAND))
@@ -71,6 +75,16 @@ def read_sweep(path: str | Path) -> Sweep:
         raise ValueError(f"expected a parameter that varies in {path}, got values that are all constant")
     expand_command(sweep, sweep.program, sweep.constant, [])
     return sweep
+
+
+def flatten_parameters(parameters: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yields option -> what the YAML says of it, those of nested parameters as part.option."""
+    for name, parameter in parameters.items():
+        inner = parameter.get("parameters") if isinstance(parameter, dict) else None
+        if isinstance(inner, dict):
+            yield from flatten_parameters(inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", parameter
 
 
 def check_parameter(name: str, parameter: object, method: str) -> None:
@@ -154,11 +168,20 @@ def expand_command(sweep: Sweep, program: str | Path, values: Mapping[str, objec
     that is not known.
     """
     words: list[str] = []
-    arguments = [f"--{name}={value}" for name, value in values.items()]
+    lists = {
+        "${args}": [f"--{name}={value}" for name, value in values.items()],
+        "${args_no_hyphens}": [f"{name}={value}" for name, value in values.items()],
+        "${args_no_boolean_flags}": [
+            f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items() if value is not False
+        ],
+        "${args_json}": [json.dumps(values)],
+    }
     macros = {"env": "/usr/bin/env", "interpreter": sys.executable, "program": str(program)}
     for word in sweep.command:
-        if word == "${args}":
-            words += arguments
+        if word in lists:
+            words += lists[word]
+        elif variable := re.fullmatch(r"\$\{envvar:(\w+)\}", word):
+            words.append(os.environ.get(variable[1], ""))
         else:
             try:
                 words.append(string.Template(word).substitute(macros))
