@@ -60,6 +60,6 @@ for name in known:
     print(f"  {name:20} {share:5.2f}")
 
 # %% [markdown]
-# Ten users show large shares only. [Attributes](../docs/attributes.md) says how a report
-# puts what is known, what templates say and what pictures say beside each other, with
-# intervals. On the command line they are `probe.py` and `attributes.py`.
+# Ten users show large shares only. [Attributes](../docs/attributes.md) says how a
+# report puts what is known, what templates say and what pictures say beside each other,
+# with intervals. On the command line they are `probe.py` and `attributes.py`.

@@ -48,6 +48,9 @@ print(
 )
 
 # %% [markdown]
+# dlib learnt photographs, and names many of these drawings wrongly. So this page shows
+# the steps; what they give on photographs is in the results below.
+#
 # ## A template is stolen
 #
 # `goal="template"` looks for a face whose embedding is the user's template: what

@@ -71,5 +71,5 @@ for name in ("acc_at_1", "identity_similarity"):
 
 # %% [markdown]
 # A limit of queries protects where it lies below the number that a curve needs, and
-# nobody can ask as somebody else. The other rungs are `embeddings` and `decisions`:
-# [what an attacker may see](../docs/how-it-works.md#what-an-attacker-may-see).
+# nobody can ask as somebody else. [Access](../docs/access.md) has the other rungs,
+# other searches, and what an operator can do to the answers.
