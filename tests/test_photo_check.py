@@ -269,6 +269,7 @@ def test_a_wrong_target_costs_nothing_but_a_line_unless_it_is_forced(tiny, monke
     assert said.startswith("Your target names") and "by --force" in said
     assert run_main(monkeypatch, latent_attack, *words, "--target=mine.py:right", "--out=runs/b") == 0
     said = capsys.readouterr()
+    assert "judging the pictures of 3 users" in said.err
     assert "your target names 48 of 48 photos of 12 users" in said.err and not said.out.startswith("Your")
     report = json.loads(Path("runs/b/report.json").read_text())
     assert list(report["names"].items())[:2] == [("0", "p00"), ("1", "p01")] and len(report["names"]) == 12

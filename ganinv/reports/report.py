@@ -90,8 +90,8 @@ def judge(
     >>> world = ganinv.load_world("synthetic")
     >>> result = ganinv.LatentAttack(steps=1, candidates=8, restarts=1)(world.prior, world.target, identities=[0, 1])
     >>> report = ganinv.judge(result, world.target, world=world)
-    >>> report.verdict[0]
-    'Does it leak? ...'
+    >>> print(report.verdict[0])
+    Does it leak? ...
 
     Raises: ValueError for a judge that shares weights with the target, for photos of another number of users, or a target
     that does not name them.

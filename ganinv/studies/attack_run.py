@@ -299,6 +299,7 @@ def read_choice(options: RunOptions) -> Choice:
 def judge_result(job: Job, result: AttackResult, folder: RunFolder) -> dict:
     """Returns the report on a result, after writing it."""
     attack, options = job.attack, job.options
+    print(f"judging the pictures of {len(job.identities)} users", file=sys.stderr)  # it takes as long as some searches
     judging = JudgingAssets.of_run(job.assets, job.device)
     controls = draw_controls(judging, result.images, job.identities, psi=attack.psi, seed=options.seed)
     first = "start picture" if attack.space == "pixels" or not attack.candidates else "best candidate"
