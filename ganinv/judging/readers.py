@@ -25,14 +25,15 @@ class Reader:
     """Reads the standard values of attributes off pictures.
 
     read: images [N,3,H,W] in [-1,1] -> [N,B], on the CPU; truth: how the users' own values are known, in words; own: of
-    identities, their values [T,B] and what the reader says of their own photos [T,B]. Raises AbsentError without them.
+    identities, their values [T,B] and what the reader says of their own photos [T,B], None without photos. Raises
+    AbsentError where the values need them.
     """
 
     name: str
     attributes: tuple[Attribute, ...]
     read: Callable[[torch.Tensor], torch.Tensor]
     truth: str
-    own: Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor]]
+    own: Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor | None]]
 
     @property
     def widths(self) -> list[int]:
@@ -99,9 +100,9 @@ def read_factors(assets: Assets) -> Reader:
         return estimate(regressor, images.to(find_device(regressor)))[:, readable].double()
 
     def own(identities: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        if photos is None:
-            raise AbsentError("needs the users' own photos, which are rendered where the world says how many")
         truth = standardise(draw_people([int(identity) for identity in identities]))[:, readable].double()
+        if photos is None:
+            return truth, None
         return truth, torch.stack([read(photos.images(photos.person == one)).mean(0) for one in identities])
 
     return Reader(name="factors", attributes=attributes, read=read, truth="the numbers they were rendered from", own=own)

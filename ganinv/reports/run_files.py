@@ -23,6 +23,7 @@ CONFIG = {
     "keep?": WHOLE,
     "psi?": NUMBER,
     "steps?": WHOLE,
+    "candidates?": WHOLE,
     "seed?": WHOLE,
     "optim?": dict,
     "augment?": dict,

@@ -10,14 +10,17 @@ from pathlib import Path
 import torch
 
 from ganinv import cli
+from ganinv.attack.config import AttackConfig
 from ganinv.attributes.labels import Attribute, Column, name_values, read_labels
 from ganinv.attributes.posterior import Calibration
 from ganinv.attributes.probes import Probe
 from ganinv.judging.attributes import measure_attributes
+from ganinv.judging.leak import SELECTION
 from ganinv.judging.protocol import JudgingAssets, draw_controls, draw_means
 from ganinv.judging.readers import Reader, find_reader
 from ganinv.reports.attributes import format_run
 from ganinv.studies.attack_options import check_typed
+from ganinv.studies.outside_pictures import find_best_candidates
 from ganinv.studies.verification import load_run, read_kept, read_settings
 from ganinv.weights.files import read_tensors, sha256_file
 from ganinv.worlds.assets import Assets
@@ -51,22 +54,27 @@ def report_runs(config) -> dict:
     device, names = cli.choose_device(config.device), cli.read_names(config.names)
     probes, typed = load_probes(config.probes), {name: getattr(config, name) for name in ("target", "generator", "judge")}
 
-    def reopen(folder: str) -> PastRun:
+    def reopen(folder: str, *, shown: bool = True) -> PastRun:
         check_typed(read_settings(Path(folder)), typed, folder)
-        return open_run(Path(folder), device, config.labels, names, probes)
+        return open_run(Path(folder), device, config.labels, names, probes, shown=shown)
 
     runs = [reopen(folder) for folder in config.runs]
     out = Path(config.out or "runs/attributes")
     out.mkdir(parents=True, exist_ok=True)
     calibration = None
     if config.tune:
-        tuning = reopen(config.tune)
+        tuning = reopen(config.tune, shown=False)
         check_others(tuning, runs)
         calibration = calibrate(tuning, out)
     found, parts = {}, []
     for run in runs:
         judging = JudgingAssets.of_run(run.assets, device)
-        controls = draw_controls(judging, run.pictures, run.identities, psi=run.settings.get("psi", 1.0), seed=run.seed)
+        psi = run.settings.get("psi", 1.0)
+        controls = draw_controls(judging, run.pictures, run.identities, psi=psi, seed=run.seed)
+        if run.settings.get("candidates") and run.assets.generator is not None:
+            search = AttackConfig(candidates=run.settings["candidates"], restarts=1, psi=psi)
+            best = find_best_candidates(run.assets, run.identities, search, run.seed, device)
+            controls = {SELECTION: best[:, None]} | controls
         result = measure_attributes(
             run.assets, run.reader, run.pictures, run.identities, controls, seed=run.seed, calibration=calibration,
             means=read_means(run), truth=run.truth,
@@ -81,11 +89,14 @@ def report_runs(config) -> dict:
     return found
 
 
-def open_run(folder: Path, device: torch.device, labels: str, names: Mapping, probes: Mapping[str, Probe]) -> PastRun:
+def open_run(
+    folder: Path, device: torch.device, labels: str, names: Mapping, probes: Mapping[str, Probe], *, shown: bool
+) -> PastRun:
     """Returns a run of its folder. Raises: ValueError when it holds none, or nobody can read its pictures."""
     settings = read_settings(folder)
     prior = settings["space"] != "pixels"
-    assets = load_run(settings, device=device, photos=settings["photos"], prior=prior)
+    rendered = settings if shown else settings | {"identities": ()}  # photos of nobody
+    assets = load_run(rendered, device=device, photos=settings["photos"], prior=prior)
     assets = dataclasses.replace(assets, probes=probes)
     reader, truth = find_reader(assets), None
     if labels:
@@ -117,7 +128,7 @@ def encode_labels(reader: Reader, columns: Sequence[Column], users: Sequence[str
     inside = torch.cat([torch.full((one.width,), one in kept) for one in reader.attributes])
     return dataclasses.replace(
         reader, attributes=tuple(kept), read=lambda images: reader.read(images)[:, inside],
-        own=lambda identities: tuple(said[:, inside] for said in reader.own(identities)),
+        own=lambda identities: tuple(said if said is None else said[:, inside] for said in reader.own(identities)),
     ), torch.cat(rows, 1)  # fmt: skip
 
 
