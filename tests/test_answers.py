@@ -140,6 +140,7 @@ def test_who_did_not_move_is_said_first_and_queries_by_user(capsys):
     held = assessment.describe_assessment(report, {}, {})["What the attacker held"]
     assert held[-1].endswith("(3 to 4 for each user)")
     assert "Given away: user 0 (Ada)." in out
+    assert answers.name_users({"names": {"3": "\x1b[2J"}}, [3]) == "user 3 ('\\x1b[2J')"  # nothing that a terminal would obey
     found = assessment.describe_assessment(report, {}, {})
     assert found["What was found"][-1] == "users given away: 0 (Ada)"
     assert found["What was attacked"][1].endswith("by number: 0 (Ada), 1 (Bob)")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ganinv.judging.leak import LEVEL, SHOWN, SUGGESTED
 from ganinv.metrics.statistics import fewest_users
+from ganinv.weights.quoting import show
 
 CONTROLS = {  # a control's name -> what it is, in a sentence
     "best candidate": "the best of many random faces",
@@ -57,7 +58,7 @@ def write_remarks(report: Mapping) -> list[str]:
 def name_users(report: Mapping, identities: Sequence[int], word: str = "user ") -> str:
     """Returns "user 3 (Ada), user 5", with names as far as the report has them."""
     names = report.get("names", {})
-    return ", ".join(f"{word}{one}" + (f" ({names[str(one)]})" if str(one) in names else "") for one in identities)
+    return ", ".join(f"{word}{one}" + (f" ({show(names[str(one)])})" if str(one) in names else "") for one in identities)
 
 
 def list_given_away(report: Mapping) -> list[int]:

@@ -154,13 +154,13 @@ def find_names(photos: str | Path, people: Mapping[str, Sequence[Path]], num_ide
     if num_identities in (None, len(people)):
         return list(people)
     lost = sorted(list_lost(Path(photos)) - people.keys())
+    who = ", ".join(map(show, lost))
     if lost and len(people) + len(lost) == num_identities:
-        who = ", ".join(lost)
         print(f"{photos}: no photo with a face of {who}, whose number is kept; they cannot be attacked", file=sys.stderr)
         return sort_names([*people, *lost])
     raise ValueError(
         f"expected a sub-folder of {photos} for each of the target's {num_identities} identities, in order of name, got "
-        f"{len(people)}" + (f" without {', '.join(lost)}, of whom no photo shows a face" if lost else "")
+        f"{len(people)}" + (f" without {who}, of whom no photo shows a face" if lost else "")
         + "; add the others, or name the users in the target's order with --classes=FILE"
     )  # fmt: skip
 

@@ -29,6 +29,7 @@ from ganinv.metrics.statistics import exact_interval, mcnemar_p
 from ganinv.photos import Photos
 from ganinv.recognizers.preprocessing import CHANNELS, IMAGENET, Preprocessing
 from ganinv.recognizers.recognize import BATCH, find_device
+from ganinv.weights.quoting import show
 from ganinv.worlds.assets import load_own_photos
 
 LEAST = 0.5
@@ -146,7 +147,7 @@ def try_photos(target: Recognizer, photos: Photos, names: Sequence[str] = ()) ->
     users = tuple(
         UserCheck(
             identity=one,
-            name=names[one] if one < len(names) else "",
+            name=show(names[one]) if one < len(names) else "",
             photos=int((person == one).sum()),
             named=int((said["named"][person == one] == one).sum()),
             accepted=None if accepted is None else int(accepted[person == one].sum()),
@@ -214,8 +215,8 @@ def find_order(person: torch.Tensor, named: torch.Tensor, names: Sequence[str], 
     if of_all and (text := sorted(names)) != list(names):
         place = torch.tensor([text.index(name) for name in names])  # as torchvision's ImageFolder numbers them
         if (place[person] == named).float().mean() >= LEAST:
-            return f"they are named right in the order of their names as text: {', '.join(text[:3])}, ..."
-    known = dict(enumerate(names))
+            return f"they are named right in the order of their names as text: {', '.join(map(show, text[:3]))}, ..."
+    known = dict(enumerate(map(show, names)))
     mostly = {}
     for one in person.unique().tolist():
         said = named[person == one]
