@@ -11,7 +11,6 @@ from ganinv.attack.config import GRAY_BOX, LATENT, LATENT_GOALS
 from ganinv.commands.latent_attack import LatentAttack
 from ganinv.commands.pixel_attack import PixelAttack
 from ganinv.commands.study_access import StudyAccess
-from ganinv.reports.combined import LADDER
 from ganinv.studies.attack_options import RunOptions
 
 PIXEL, CLASS, TEMPLATE = "pixel search", "class score", "template inversion"
@@ -65,6 +64,7 @@ def list_attacks(config: Audit, templates: bool) -> dict[str, tuple[str, object]
 
 def run(config: Audit) -> dict:
     """Runs the attacks and writes the report."""
+    from ganinv.reports.combined import LADDER
     from ganinv.studies.audit import run_audit
     from ganinv.worlds.world import find_world
 
