@@ -326,7 +326,7 @@ def test_a_wrong_network_is_refused_by_name(dotted, value, match, tmp_path):
 
 def test_other_pickles_are_refused(tmp_path):
     path = tmp_path / "a.pkl"
-    for content, match in (({"G": 1}, "network G_ema .*'G'"), ([1], "network G_ema .*got list"), ({"G_ema": 3}, "G_ema")):
+    for content, match in (({"G": 1}, "network G_ema .*'G'"), ([1], "network G_ema .*got a list"), ({"G_ema": 3}, "G_ema")):
         path.write_bytes(pickle.dumps(content))
         with pytest.raises(ValueError, match=match):
             load_checkpoint(path)
