@@ -40,10 +40,15 @@ images.to_pil(images.grid(rows, columns=len(USERS)), scale=2)
 # %%
 for name, report in audit.reports.items():
     print(f"{name}:")
-    for metric in ("target_score", "acc_at_1", "identity_similarity", "face_detected"):
+    for metric in (
+        "target_score",
+        "identity_similarity",
+        "accepted_at_far_1e-3",
+        "face_detected",
+    ):
         entry = report.summary[metric]
         low, high = entry["ci95"]
-        print(f"  {metric:20} {entry['mean']:.2f} [{low:.2f}, {high:.2f}]")
+        print(f"  {metric:21} {entry['mean']:.2f} [{low:.2f}, {high:.2f}]")
 
 # %% [markdown]
 # The target's score is high in every row; that is what each attack maximised. Read the
