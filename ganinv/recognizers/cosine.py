@@ -19,6 +19,7 @@ from ganinv.recognizers.gallery import Enrollable
 VGG_TRUNK = [32, "M", 64, "M", 128, 128, "M", 256, 256, "M", 512, 512]
 # the same of patches of 4x4 pixels: wide maps of few channels cost a CPU most, and say least
 PATCH, PATCH_TRUNK = 4, [64, 64, "M", 128, 128, 128, "M", 256, 256, 256, "M", 512]
+INCEPTION_TRUNK = [64, 64, "M", 128, 128, "M", 256, 256, "M", 512]
 HIDDEN = 512  # units of the hidden layer of "mlp"
 WIDEST = 4.0  # of a narrowed or widened ResNet: a card must not ask for any amount of memory
 
@@ -69,7 +70,7 @@ def build_backbone(architecture: str, embedding_dim: int, input_size: int = 64) 
 
     architecture: any torchvision classifier constructor that takes `num_classes`; "alexnet_trunk" or "vgg_trunk", the
     convolutions of AlexNet or of a narrow VGG-11 with a pooled linear embedding; "vgg_patches", the same of a VGG of patches
-    of 4x4 pixels; "resnet18-0.5", a ResNet-18 or 34 whose stages have so many times the channels; "mlp", one hidden layer;
+    of 4x4 pixels; "inception_patches", likewise of naive Inception modules; "resnet18-0.5", a ResNet-18 or 34 whose stages have so many times the channels; "mlp", one hidden layer;
     "linear", an affine map of the pixels: with the head of CosineRecognizer a linear softmax, up to the unit norm. The last
     two alone need S, input_size.
     Raises: ValueError for another name, or a width that is none.
@@ -93,6 +94,10 @@ def build_backbone(architecture: str, embedding_dim: int, input_size: int = 64) 
         trunk[0] = nn.Conv2d(3 * PATCH**2, PATCH_TRUNK[0], 3, padding=1)
         layers = (nn.PixelUnshuffle(PATCH), trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, embedding_dim))
         return nn.Sequential(*layers, norm)
+    if architecture == "inception_patches":
+        trunk = build_inception(3 * PATCH**2, INCEPTION_TRUNK)
+        layers = (nn.PixelUnshuffle(PATCH), trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, embedding_dim))
+        return nn.Sequential(*layers, norm)
     if match := re.fullmatch(r"(resnet18|resnet34)-(\d{1,3}(?:\.\d{1,6})?)", architecture):
         return nn.Sequential(build_resnet(match[1], float(match[2]), embedding_dim), norm)
     if architecture not in torchvision.models.list_models(module=torchvision.models):
@@ -100,6 +105,30 @@ def build_backbone(architecture: str, embedding_dim: int, input_size: int = 64) 
     options = {"aux_logits": False, "init_weights": True} if architecture == "googlenet" else {}
     network = torchvision.models.get_model(architecture, weights=None, num_classes=embedding_dim, **options)
     return nn.Sequential(network, norm)
+
+
+class Inception(nn.Module):
+    """Convolutions of three widths side by side. Source: Szegedy et al. 2015, Fig. 2a, less its pooling."""
+
+    def __init__(self, inputs: int, channels: int):
+        super().__init__()
+        widths = {1: channels // 4, 3: channels // 2, 5: channels // 4}
+        self.branches = nn.ModuleList(nn.Conv2d(inputs, width, side, padding=side // 2) for side, width in widths.items())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+def build_inception(inputs: int, channels: list[int | str]) -> nn.Sequential:
+    """Returns Inception modules of so many channels, each with batch norm and ReLU; "M": a pooling by two."""
+    layers: list[nn.Module] = []
+    for count in channels:
+        if count == "M":
+            layers.append(nn.MaxPool2d(2))
+        else:
+            layers += [Inception(inputs, count), nn.BatchNorm2d(count), nn.ReLU(inplace=True)]
+            inputs = count
+    return nn.Sequential(*layers)
 
 
 def build_resnet(name: str, width: float, embedding_dim: int) -> nn.Module:

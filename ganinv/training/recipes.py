@@ -57,7 +57,7 @@ EMBEDDING = RecognizerTraining(augmentation="strong", margin=0.25)
 ENROLLING = {
     "target": Recipe(replace(EMBEDDING, architecture="resnet18-0.5", steps=6000, seed=21), False, public=(0.0, 0.27)),
     "judge": Recipe(replace(EMBEDDING, architecture="vgg_patches", steps=5000, seed=22), False, True, (0.27, 0.54)),
-    "verifier": Recipe(replace(EMBEDDING, architecture="regnet_x_400mf", steps=4000, seed=23), False, True, (0.54, 0.8)),
+    "verifier": Recipe(replace(EMBEDDING, architecture="inception_patches", steps=3600, seed=23), False, True, (0.54, 0.8)),
 }
 USERS = {"classes": RECIPES, "gallery": RECIPES | ENROLLING}
 PHOTOS_PER_USER = 60  # at most, of the training split: the numbers of photos are very uneven

@@ -19,8 +19,12 @@ from ganinv.studies.capacity.cells import ATTACKED, AXES, CENTRE, Cell, Point
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN = ("target_score", "acc_at_1", "taken_for_user", "identity_similarity", "face_detected", "factor_recovery")
-DRAWN = ("acc_at_1", "identity_similarity", "factor_recovery")
+# those of a judge that knows the users are absent in a world whose judges met none of them
+SHOWN = (
+    "target_score", "acc_at_1", "taken_for_user", "identity_similarity", "accepted_at_far_1e-3", "face_detected",
+    "factor_recovery",
+)  # fmt: skip
+DRAWN = ("acc_at_1", "identity_similarity", "factor_recovery", "accepted_at_far_1e-3")
 LABELS = {
     "depth": "depth: architecture",
     "parameters": "parameters: ResNet-18 at several widths",
@@ -155,7 +159,7 @@ def draw_panel(panel, axis: str, rows: Sequence[Row], methods: Sequence[str]) ->
         panel.minorticks_off()
     words = {value: f"{x:,}" for value, x in place.items()} if axis != "depth" else {value: value for value in place}
     panel.set_xticks(list(place.values()), [words[value] for value in place], fontsize=9)
-    for metric, colour in zip(DRAWN, ("C0", "C1", "C2"), strict=True):
+    for metric, colour in zip(DRAWN, ("C0", "C1", "C2", "C4"), strict=True):
         for number, method in enumerate(methods):
             curve = [row for row in rows if row.method == method and metric in row.summary]
             x, y = [place[row.point.value] for row in curve], [row.summary[metric] for row in curve]
