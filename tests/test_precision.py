@@ -28,12 +28,10 @@ from ganinv.engine.precision import (
     ready_recognizer,
 )
 from ganinv.interfaces import Recognition
-from ganinv.priors.loading import load_generator
 from ganinv.recognizers.callable import CallableRecognizer
 from ganinv.recognizers.cosine import CosineRecognizer
-from ganinv.recognizers.loading import load_recognizer
 from ganinv.reports.report_file import read_report
-from ganinv.worlds.world import PRETRAINED
+from ganinv.worlds.world import load_world
 from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main
 from tests.toys import DistanceRecognizer, LinearGenerator, toy_world
 
@@ -80,8 +78,8 @@ def test_every_batch_norm_is_folded_and_the_answers_stay(architecture, caplog):
 
 
 def test_a_trained_target_keeps_its_scores_and_gradients():
-    model = load_recognizer(str(PRETRAINED / "synthetic" / "target.safetensors"), "cpu")
-    prior = load_generator(str(PRETRAINED / "synthetic" / "prior.safetensors"), "cpu")
+    world = load_world("synthetic")
+    model, prior = world.target, world.prior
     with torch.no_grad():
         images = prior.synthesize(prior.map(torch.randn(3, prior.z_dim, generator=torch.Generator().manual_seed(0)), 0.8))
     (logits, gradient), (expected, slope) = pull(ready_recognizer(model, 64), images), pull(model, images)
