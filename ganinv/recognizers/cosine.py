@@ -69,10 +69,10 @@ def build_backbone(architecture: str, embedding_dim: int, input_size: int = 64) 
     """Returns a randomly initialised network: images [N,3,S,S] -> features [N,embedding_dim].
 
     architecture: any torchvision classifier constructor that takes `num_classes`; "alexnet_trunk" or "vgg_trunk", the
-    convolutions of AlexNet or of a narrow VGG-11 with a pooled linear embedding; "vgg_patches", the same of a VGG of patches
-    of 4x4 pixels; "inception_patches", likewise of naive Inception modules; "resnet18-0.5", a ResNet-18 or 34 whose stages have so many times the channels; "mlp", one hidden layer;
-    "linear", an affine map of the pixels: with the head of CosineRecognizer a linear softmax, up to the unit norm. The last
-    two alone need S, input_size.
+    convolutions of AlexNet or of a narrow VGG-11 with a pooled linear embedding; "vgg_patches" and "inception_patches", a VGG
+    and naive Inception modules of patches of 4x4 pixels; "resnet18-0.5", a ResNet-18 or 34 whose stages have so many times
+    the channels; "mlp", one hidden layer; "linear", an affine map of the pixels: with the head of CosineRecognizer a linear
+    softmax, up to the unit norm. The last two alone need S, input_size.
     Raises: ValueError for another name, or a width that is none.
     """
     import torchvision
