@@ -58,7 +58,8 @@ def test_a_width_scales_the_stages_of_a_resnet():
     assert count_parameters("resnet18-1") == count_parameters("resnet18")
     assert count_parameters("resnet34-1.0") == count_parameters("resnet34")
     assert 0.24 < count_parameters("resnet18-0.5") / count_parameters("resnet18") < 0.27  # squared, but for the stem
-    assert build_backbone("vgg_patches", 8)(torch.zeros(2, 3, 64, 64)).shape == (2, 8)
+    for name in ("vgg_patches", "inception_patches"):
+        assert build_backbone(name, 8)(torch.zeros(2, 3, 64, 64)).shape == (2, 8)
     for wrong in ("resnet18-0", "resnet18-0.01", "resnet18-999", "resnet18-x", "resnet50-2", "cubic"):
         with pytest.raises(ValueError, match="^expected a (width|torchvision classifier)"):
             build_backbone(wrong, 8)
