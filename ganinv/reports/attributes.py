@@ -69,7 +69,7 @@ def write_attributes(report: Mapping) -> str:
     ]
     text += "".join(f", {line}" for line in beside)
     how = "means of what tuning people show" if not found["calibrated"] else f"not calibrated, {found['calibrated']}"
-    return f"{text} ({how}; {found['truth']} is taken for true)."
+    return f"{text} ({how}; taken for true: {found['truth']})."
 
 
 def write_unknown(found: Mapping) -> str:
@@ -192,9 +192,12 @@ def format_run(report: Mapping) -> str:
             *(", ".join(row["cells"][s].values()) if s in row["cells"] else "-" for s in table["columns"]),
         ]
         for row in table["rows"]
+        if row["known"] is not False
     ]  # fmt: skip
+    unknown = ", ".join(row["name"] for row in table["rows"] if row["known"] is False)
+    unknown = f"\nThe target does not know, so that no attack on it can tell: {unknown}.\n" if unknown else ""
     covered = f"90 % intervals hold {table['coverage']} of the values.\n\n" if table["coverage"] else ""
-    return f"{write_attributes(report)}\n\n{covered}{tabulate(rows, head, 'pipe', disable_numparse=True)}\n"
+    return f"{write_attributes(report)}\n\n{covered}{tabulate(rows, head, 'pipe', disable_numparse=True)}\n{unknown}"
 
 
 # ---- words

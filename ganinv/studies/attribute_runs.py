@@ -92,7 +92,10 @@ def report_runs(config) -> dict:
 def open_run(
     folder: Path, device: torch.device, labels: str, names: Mapping, probes: Mapping[str, Probe], *, shown: bool
 ) -> PastRun:
-    """Returns a run of its folder. Raises: ValueError when it holds none, or nobody can read its pictures."""
+    """Returns a run of its folder; shown: with photos of its users, where they are rendered.
+
+    Raises: ValueError when it holds none, or nobody can read its pictures.
+    """
     settings = read_settings(folder)
     prior = settings["space"] != "pixels"
     rendered = settings if shown else settings | {"identities": ()}  # photos of nobody
