@@ -39,6 +39,9 @@ class Benchmark:
     device: str = "auto"  # auto | cpu | cuda
     only: str = ""  # some of steps,selection,loop,pixels,training,growth,memory; "": all
     profile: bool = False  # tell where the engine's step spends its time, and print its top operators
+    plan: bool = False  # measure instead what one worker needs, and simulate an attack on many users on many workers
+    users: int = 10_000  # of the plan
+    workers: str = "1,8,64"  # of the plan; each has one thread, or a GPU
     quick: bool = False  # the smallest sizes and one round: shows that it works, says nothing of speed
 
 
@@ -49,6 +52,9 @@ def run(config: Benchmark) -> None:
 
     chosen = choose_measures(config)
     device, out = cli.choose_device(config.device), Path(config.out or "runs/speed")
+    if config.plan:
+        plan_attack(config, device, out)
+        return
     with clear_errors(out, ValueError):
         out.mkdir(parents=True, exist_ok=True)
     threads = config.threads or len(os.sched_getaffinity(0))
@@ -70,6 +76,33 @@ def run(config: Benchmark) -> None:
     with clear_errors(out, ValueError):
         for name, text in (("benchmark.json", json.dumps(found, indent=2) + "\n"), ("table.md", format_table(found))):
             write_atomically(out / name, text)
+
+
+def plan_attack(config: Benchmark, device, out: Path) -> None:
+    """Prints and writes plan.md: what an attack on many users would take. Raises: ValueError for what cannot be planned."""
+    import torch
+
+    from ganinv.engine.files import clear_errors, write_atomically
+    from ganinv.engine.progress import open_bar
+    from ganinv.studies.benchmark.plan import RESOLUTIONS, format_plans, make_plans
+    from ganinv.worlds.world import load_world
+
+    counts = [int(count) if count.strip().isdecimal() else 0 for count in config.workers.split(",")]
+    if config.users < 1 or min(counts) < 1 or max(counts) > 10**6:
+        raise ValueError(
+            f"expected users of at least 1 and workers such as 1,8,64, got {config.users} and {config.workers!r}"
+        )
+    torch.set_num_threads(1)
+    plans = []
+    with open_bar(desc="plan", total=len(RESOLUTIONS) * len(counts)) as bar:
+        for plan in make_plans(load_world("synthetic", device=device), config.users, counts, device):
+            plans.append(plan)
+            bar.update()
+    table = format_plans(plans)
+    print(table)
+    with clear_errors(out, ValueError):
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "plan.md", table)
 
 
 def choose_measures(config: Benchmark) -> list[str]:

@@ -1,0 +1,70 @@
+"""The plan of a large attack: its arithmetic, and that it runs. Nothing is timed here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ganinv.attack.config import AttackConfig, Optim
+from ganinv.commands import benchmark
+from ganinv.studies.benchmark import plan
+from ganinv.studies.benchmark.plan import Costs, format_plans, format_time, simulate, spread, time_user
+from tests.tiny_world import run_main
+
+COSTS = Costs(64, start=5.0, send=0.5, size=125_000_000, candidate=0.01, step=0.1, final=0.02, verdict=(10.0, 0.5))
+CONFIG = AttackConfig(
+    steps=10, candidates=400, restarts=4, keep=1, final_transforms=5, together=2, optim=Optim(transforms=2, halve_at=(0.5,))
+)
+
+
+def test_a_users_time_counts_the_samples_that_are_left():
+    # 5 steps with 4 samples and 5 with 2, two views each; 5 views of each of the 2 in the end
+    assert time_user(COSTS, CONFIG) == pytest.approx(0.1 * 2 * (5 * 4 + 5 * 2) + 0.02 * 5 * 2)
+
+
+def test_units_go_to_the_worker_that_is_free_first():
+    assert spread([3.0, 1.0, 1.0, 1.0], 2) == 3.0
+    assert spread([1.0, 1.0, 1.0], 2) == 2.0
+    assert spread([1.0, 1.0, 1.0], 1) == 3.0
+
+
+def test_a_plan_is_the_sum_of_its_phases():
+    found = simulate(COSTS, 5, 2, config=CONFIG, bandwidth=1e9)
+    user = time_user(COSTS, CONFIG)
+    # parts of 2, 2 and 1 users on two workers; slices of 200 candidates; one gigabit for each worker
+    expected = {"start": 5.0, "transfer": 1.0 + 2.0, "candidates": 2.0, "search": 3 * user, "verdict": 12.5}
+    assert found.phases == pytest.approx(expected)
+    assert found.seconds == pytest.approx(sum(expected.values())) and found.bottleneck == "search"
+    assert found.worker_hours == pytest.approx((2 * (10.0 + 3 * user) + 12.5) / 3600)
+    assert "| 64 px | 5 | 2 |" in format_plans([found])
+
+
+def test_more_workers_never_take_longer_but_for_what_is_sent():
+    times = [simulate(replace(COSTS, size=0), 100, workers, config=CONFIG).seconds for workers in (1, 2, 8, 64)]
+    assert times == sorted(times, reverse=True) and times[0] > times[-1]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(40, "40 s"), (720, "12 min"), (12_240, "3.4 h"), (181_440, "2.1 d")])
+def test_durations_are_read_by_people(seconds, text):
+    assert format_time(seconds) == text
+
+
+def test_the_command_writes_a_plan(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(plan, "RESOLUTIONS", (32,))
+    monkeypatch.setattr(plan, "measure_costs", lambda world, resolution, device: replace(COSTS, resolution=resolution))
+    threads = torch.get_num_threads()
+    try:
+        assert run_main(monkeypatch, benchmark, "--plan", "--users=20", "--workers=1,4", f"--out={tmp_path}") == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert (tmp_path / "plan.md").read_text() in capsys.readouterr().out
+    assert "| 32 px | 20 | 4 |" in (tmp_path / "plan.md").read_text()
+
+
+@pytest.mark.parametrize("option", ["--users=0", "--workers=0", "--workers=two", "--workers=1,,2"])
+def test_a_plan_for_nobody_is_one_line(monkeypatch, tmp_path, capsys, option):
+    assert run_main(monkeypatch, benchmark, "--plan", option, f"--out={tmp_path}/out") == 2
+    assert "expected users of at least 1 and workers such as 1,8,64" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
