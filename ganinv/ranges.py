@@ -94,6 +94,7 @@ RANGES = {
     "steps_per_users": "[0, 1e6]",
     "threads": "[0, 1024]",
     "Benchmark.minutes": "(0, 1440]",
+    "Benchmark.users": "[1, 1e9]",
     "power": "[0, 1e6]",
     "pictures": "[1, 100]",
     "ProbeAttributes.people": "[1, 1e9]",
