@@ -100,7 +100,7 @@ def test_a_target_that_is_fed_rightly_passes(colours, photos):
 def test_a_target_that_is_fed_wrongly_is_refused_and_told_how(colours, photos, fed, words):
     target = make_target(colours, **fed)
     told = {"channels": "RGB"} if "channels" in fed else IMAGENET_STATS
-    check, before = check_photos(target, photos), target.preprocessing
+    before, check = target.preprocessing, check_photos(target, photos)
     assert "preprocessing is wrong" in check.problem and words in check.problem
     with pytest.raises(ValueError, match="^expected a target that names its users.*: your target names .* --force"):
         check.require()
