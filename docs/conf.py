@@ -56,6 +56,7 @@ html_css_files = ["guide.css"]
 html_theme_options = {"navigation_with_keys": True}
 html_copy_source = False
 html_show_sourcelink = False
+html_show_copyright = False
 copybutton_prompt_text = "$ "
 
 myst_heading_anchors = 4
