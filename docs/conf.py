@@ -122,6 +122,11 @@ def extend_page(app, name: str, source: list[str]) -> None:
         source[0] += f"\n# %% [markdown]\n# {link}\n"
 
 
+def list_extended(app, env, added, changed, removed) -> list[str]:
+    """Returns the pages that are read again whenever there is another page, since they list what is there."""
+    return [name for name in (root_doc, "docs/api", "docs/models", "examples/README") if name in env.found_docs]
+
+
 def quote_docstring(app, what, name, thing, options, lines: list[str]) -> None:
     """Makes reStructuredText of docstrings that are plain text: nothing in them is markup but `code` and doctests.
 
@@ -161,6 +166,7 @@ def write_extras(app, error) -> None:
 def setup(app) -> dict:
     app.connect("builder-inited", lambda app: generate.write_models(ROOT / "docs" / "generated"))
     app.connect("source-read", extend_page)
+    app.connect("env-get-outdated", list_extended)
     app.connect("autodoc-process-docstring", quote_docstring)
     app.connect("build-finished", write_extras)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

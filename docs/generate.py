@@ -48,7 +48,7 @@ USES = {
 LIMITS = {
     "prior": "What it has not learnt it cannot draw: a poor prior makes a recognizer look safe. It draws faces of 64 px.",
     "target": "Trained here, briefly, on few people; a deployed recognizer is larger. Not for recognizing anybody.",
-    "gallery": "Embeddings of people are personal data. These are of a public research set; name nobody.",
+    "gallery": "Embeddings of people who exist are personal data: keep them as you would photos, and name nobody.",
     "judge": "Trained here, briefly: it shares the data, and so perhaps the mistakes, of the target.",
     "verifier": "Trained here, briefly: easily satisfied. Published recognizers may contradict it.",
     "lpips_face": "No learned heads: the distance was never fitted to what people see.",
