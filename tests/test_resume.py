@@ -182,7 +182,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(monkeypatch, capsys):
         (latent_attack, ["--resume=run", "--seed=3"], "expected no other options beside --resume"),
         (latent_attack, ["--from-run=run", "--steps=3"], "expected no other options beside --from-run"),
         (pixel_attack, ["--resume=run"], "expected a run of this script and version in run"),
-        (latent_attack, ["--resume=broken"], "expected a run folder with a config.json, got broken"),
+        (latent_attack, ["--resume=broken"], "expected JSON in broken/config.json, got something else"),
     ],
 )
 def test_a_resume_that_cannot_be_is_refused(command, argv, message, monkeypatch, capsys):
