@@ -113,7 +113,10 @@ def spoil(path, kind: str) -> None:
     "kind, match",
     [
         ("missing", "target.safetensors, missing"),
-        ("no card", "expected the network of the weights .*target.safetensors, or their card, got the file alone"),
+        (
+            "no card",
+            "expected the network of the weights .*target.safetensors, or their card target.json, got the file alone",
+        ),
         ("broken card", "expected JSON in .*target.json"),
         ("truncated", "whole safetensors file"),
         ("bit", "expected SHA-256"),

@@ -80,7 +80,7 @@ def load_weights(path: str | Path, frame: Frame | None = None) -> nn.Module:
     has_card = path.suffix == ".safetensors" and os.path.lexists(path.with_suffix(".json"))
     if path.is_file() and path.suffix in ALONE and not has_card:
         raise ValueError(
-            f"expected the network of the weights {path}, or their card, got the file alone; name the network, such as "
+            f"expected the network of the weights {path}, or their card {path.stem}.json, got the file alone; name the network, such as "
             f"torchvision:resnet18:{path} or timm:NAME:{path}, or pass file.py:factory"
         )
     if path.suffix != ".safetensors" or not path.is_file():
