@@ -115,7 +115,7 @@ def spoil(path, kind: str) -> None:
         ("missing", "target.safetensors, missing"),
         (
             "no card",
-            "expected the network of the weights .*target.safetensors, or their card target.json, got the file alone",
+            "the network of the weights .*target.safetensors, or their card target.json, got the file alone",
         ),
         ("broken card", "expected JSON in .*target.json"),
         ("truncated", "whole safetensors file"),

@@ -80,8 +80,8 @@ def load_weights(path: str | Path, frame: Frame | None = None) -> nn.Module:
     has_card = path.suffix == ".safetensors" and os.path.lexists(path.with_suffix(".json"))
     if path.is_file() and path.suffix in ALONE and not has_card:
         raise ValueError(
-            f"expected the network of the weights {path}, or their card {path.stem}.json, got the file alone; name the network, such as "
-            f"torchvision:resnet18:{path} or timm:NAME:{path}, or pass file.py:factory"
+            f"expected the network of the weights {path}, or their card {path.stem}.json, got the file alone; name the "
+            f"network, such as torchvision:resnet18:{path} or timm:NAME:{path}, or pass file.py:factory"
         )
     if path.suffix != ".safetensors" or not path.is_file():
         what = "missing" if not path.is_file() else "of another kind"
