@@ -18,6 +18,7 @@ from ganinv.attack.recovery import cross, make_pool, recover_from_decisions, rec
 from ganinv.engine.checkpoint import load_state, save_state
 from ganinv.interfaces import FaultError
 from ganinv.recognizers.gallery import EnrolledRecognizer, Gallery
+from ganinv.reports import assessment
 from tests.toys import DistanceRecognizer, RawRecognizer, toy_world
 
 USERS = (0, 2)
@@ -228,3 +229,11 @@ def test_from_python_the_same():
 def test_what_cannot_be_run_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         attack(toy_world()[0], make_gallery(), USERS, replace(CONFIG, **changes))
+
+
+def test_the_assessment_says_that_the_templates_were_recovered():
+    report = {"method": "latent", "goal": "template", "cost": {"images_evaluated": None}}
+    stolen = assessment.list_held(report, {"access": "embeddings", "network": "public"})
+    recovered = assessment.list_held(report, {"access": "scores", "network": "public"})
+    assert any("were stored" in line for line in stolen) and any("recovered from answers" in line for line in recovered)
+    assert not any("were stored" in line for line in recovered)

@@ -71,7 +71,7 @@ def check_access(config: AttackConfig, goal: Goal | None) -> None:
     if config.network == "public":
         return
     if SEARCHERS[config.optim.optimizer].gradients and config.access != "gradients":
-        without = ", ".join(name for name, searcher in SEARCHERS.items() if not searcher.gradients)
+        without = " or ".join(name for name, searcher in SEARCHERS.items() if not searcher.gradients)
         raise ValueError(
             f"expected a search without gradients for the access {config.access}, got {config.optim.optimizer}; "
             f"pass --optim.optimizer={without}"

@@ -56,8 +56,10 @@ def list_held(report: Mapping, config: Mapping) -> list[str]:
         lines.append("a picture that says something of the users, from which the search began")
     else:
         lines.append("no picture of any user")
+    recovered = config.get("network") == "public" and config.get("access") != "embeddings"
     if report.get("goal") == "template":
-        lines.append("the embeddings of the users that were stored when they were enrolled")
+        stored = "the embeddings of the users that were stored when they were enrolled"
+        lines.append("a copy of the public network, and embeddings that were recovered from answers" if recovered else stored)
     if report["method"] != "pixel" and config.get("space") != "pixels":
         lines.append("a prior of faces, trained on other people")
     cost = report["cost"]
