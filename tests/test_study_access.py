@@ -40,9 +40,9 @@ def make_user(identity: int, lost: bool) -> dict:
     return {"identity": identity, "given_away": lost, "accepted": {"sface": lost}, "named": {"sface": True}}
 
 
-def make_point(lost: list[bool], distance: float = 0.1) -> dict:
+def make_point(lost: list[bool], asked: int = 10, distance: float = 0.1) -> dict:
     users = [make_user(number, one) for number, one in enumerate(lost)]
-    return {"distance": [distance] * len(lost), "asked": {"0": 10}, "failed": [], "users": users}
+    return {"distance": [distance] * len(lost), "asked": {"0": asked}, "failed": [], "users": users}
 
 
 # ---- counts and limits
@@ -50,10 +50,12 @@ def make_point(lost: list[bool], distance: float = 0.1) -> dict:
 
 def test_limits_lie_between_what_was_tried():
     lost = {"10": [0, 0, 0, 0], "50": [1, 0, 0, 0], "200": [1, 1, 0, 0], "900": [1, 1, 1, 1]}
-    rows = curves.gather({count: [make_point(list(map(bool, of)))] for count, of in lost.items()})
+    rows = curves.gather({count: [make_point(list(map(bool, of)), int(count))] for count, of in lost.items()})
     assert [row["given_away"] for row in rows] == [[0], [1], [2], [4]]
     assert curves.find_limits(rows) == {"first_lost": 50, "half_lost": 200, "keeps_all": 10, "keeps_half": 50}
     assert curves.find_limits(rows[:1]) == {"first_lost": None, "half_lost": None, "keeps_all": 10, "keeps_half": 10}
+    early = curves.gather({"900": [make_point([True], asked=120)]})  # who had nothing left to ask
+    assert curves.find_limits(early)["first_lost"] == 120
     assert curves.find_limits(rows[2:]) == {"first_lost": 200, "half_lost": 200, "keeps_all": None, "keeps_half": None}
 
 
@@ -70,7 +72,7 @@ def test_seeds_stand_beside_each_other_and_what_was_not_judged_says_so():
 
 def test_an_audit_shows_a_study_that_lies_in_its_folder(tmp_path):
     assert show_ladder(tmp_path) == {}
-    points = {"10": make_point([False, False]), "64": make_point([True, False])}
+    points = {"10": make_point([False, False]), "64": make_point([True, False], 64)}
     (tmp_path / "distances-seed0.json").write_text(json.dumps(points))
     curves.write_results(tmp_path, tmp_path, [plan.Cell("distances", 0)], [0, 1])
     shown = show_ladder(tmp_path)

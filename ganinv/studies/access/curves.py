@@ -42,7 +42,8 @@ def gather(points: Mapping[str, Sequence[Mapping]]) -> list[dict]:
         distances = np.array([point["distance"] for point in seeds])
         asked = [value for point in seeds for value in point["asked"].values()]
         row = {
-            "queries": int(count), "asked": float(np.mean(asked)) if asked else 0.0, "seeds": len(seeds),
+            "queries": int(count), "asked": float(np.mean(asked)) if asked else 0.0, "most": max(asked, default=0),
+            "seeds": len(seeds),
             "distance": float(distances.mean()), "largest": float(distances.max()),
             "failed": sum(len(point["failed"]) for point in seeds) / len(seeds), "judged": 0,
         }  # fmt: skip
@@ -63,9 +64,9 @@ def find_limits(rows: Sequence[Mapping]) -> dict[str, int | None]:
     """Returns the fewest queries, of those that were judged, after which the first user and half of all users were lost,
     and the most that kept everybody and more than half; None where no such number was tried.
 
-    The first seed decides: an attacker has one try.
+    The first seed decides: an attacker has one try. An attacker who stopped before counts as what was asked at most.
     """
-    judged = [(row["queries"], row["given_away"][0], row["users"]) for row in rows if row["judged"]]
+    judged = [(row["most"], row["given_away"][0], row["users"]) for row in rows if row["judged"]]
 
     def before(lost: Sequence[int]) -> int | None:
         kept = [count for count, _, _ in judged if not lost or count < lost[0]]
