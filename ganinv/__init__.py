@@ -31,7 +31,7 @@ HOMES = {  # public name -> where it is defined
     "Report": "reports.report:Report",
     "LatentAttack": "attack.attacks:LatentAttack",
     "PixelAttack": "attack.attacks:PixelAttack",
-    "AttackResult": "attack.invert:AttackResult",
+    "AttackResult": "attack.result:AttackResult",
     "RayWorkers": "engine.cluster:RayWorkers",
     "World": "worlds.world:World",
 }
@@ -56,7 +56,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ganinv.attack.attacks import LatentAttack, PixelAttack
-    from ganinv.attack.invert import AttackResult
+    from ganinv.attack.result import AttackResult
     from ganinv.engine.cluster import RayWorkers
     from ganinv.priors.loading import load_generator as load_prior
     from ganinv.recognizers.loading import load_recognizer

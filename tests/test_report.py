@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from ganinv.attack.invert import AttackResult, Cost
+from ganinv.attack.result import AttackResult, Cost
 from ganinv.images import to_uint8
 from ganinv.interfaces import FaultError
 from ganinv.judging.judgement import Judgement

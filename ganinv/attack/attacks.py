@@ -11,8 +11,9 @@ import torch
 
 from ganinv.attack.config import LATENT, LATENT_GOALS, PIXEL_VARIANTS, AttackConfig, suit_goal
 from ganinv.attack.goals import make_goal
-from ganinv.attack.invert import AttackResult, ignore
+from ganinv.attack.invert import ignore
 from ganinv.attack.offline import attack as run_search
+from ganinv.attack.result import AttackResult
 from ganinv.attack.spread import Spread, Workers
 from ganinv.attack.start import draw_probes
 from ganinv.engine.precision import choose_precision, keep_memory, ready_recognizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from ganinv.attack.checks import check_config
 from ganinv.attack.config import AttackConfig
 from ganinv.attack.goals import TemplateGoal, make_goal
 from ganinv.attack.loop import Seen, Trial, evaluate, minimise
+from ganinv.attack.result import AttackResult, Cost
 from ganinv.attack.searchers import SEARCHERS
 from ganinv.attack.selection import best_per_identity, score_transformed
 from ganinv.attack.spaces import SPACES, Origin, fit_whitening
@@ -29,36 +30,6 @@ from ganinv.interfaces import Generator, Goal, Recognizer, SearchSpace, require
 FORWARD = 4  # times a batch fit where nothing is kept for a backward pass
 TOGETHER = 4  # batches that are stepped together
 OTHERS = 200  # samples of the prior whose mean embedding stands for everybody
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an attack took. seconds: wall clock; counts are of single images through the target, in the search as many as
-    gradients were taken."""
-
-    seconds: float
-    images_evaluated: int
-    gradient_queries: int
-    score_queries: int
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """identities [T]; images [T,K,3,R,R] in [-1,1], as 8-bit files hold them; scores [T,K], the target's mean score in
-    the final choice; latents, each [T*K,...]; cost; first [T,3,R,R]: the pictures that the best start of each identity
-    gives, before any search; stuck: identities whose pictures the search never moved; queries: see Queries.describe;
-    config and seed: of the attack."""
-
-    identities: tuple[int, ...]
-    images: torch.Tensor
-    scores: torch.Tensor
-    latents: dict[str, torch.Tensor]
-    cost: Cost
-    first: torch.Tensor
-    stuck: tuple[int, ...] = ()
-    queries: Mapping | None = None
-    config: AttackConfig | None = None
-    seed: int = 0
 
 
 def ignore(row: dict) -> None:

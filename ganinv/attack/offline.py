@@ -12,8 +12,9 @@ from ganinv.attack.access import Queries, TargetAccess
 from ganinv.attack.checks import check_config
 from ganinv.attack.config import AttackConfig, Operator
 from ganinv.attack.goals import make_goal
-from ganinv.attack.invert import AttackResult, Cost, ignore, invert
+from ganinv.attack.invert import ignore, invert
 from ganinv.attack.recovery import make_pool, recover_from_decisions, recover_from_similarities
+from ganinv.attack.result import AttackResult, Cost
 from ganinv.interfaces import Generator, Recognizer
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganinv.attack.invert import AttackResult
+from ganinv.attack.result import AttackResult
 from ganinv.interfaces import Generator, Recognizer
 from ganinv.judging.independence import check_independent
 from ganinv.judging.judgement import Judgement

@@ -11,7 +11,7 @@ from ganinv.reports.answers import write_remarks, write_verdict
 from ganinv.reports.report_file import COST_KEYS
 
 if TYPE_CHECKING:
-    from ganinv.attack.invert import AttackResult, Cost
+    from ganinv.attack.result import AttackResult, Cost
     from ganinv.judging.judgement import Judgement
     from ganinv.worlds.photo_check import PhotoCheck
 

@@ -25,7 +25,7 @@ from ganinv.reports.report_file import check_report
 from ganinv.weights.files import sha256_file
 
 if TYPE_CHECKING:
-    from ganinv.attack.invert import AttackResult, Cost
+    from ganinv.attack.result import AttackResult, Cost
     from ganinv.judging.judgement import Judgement
 
 

@@ -15,8 +15,9 @@ from ganinv import cli, images
 from ganinv.attack.checks import check_config
 from ganinv.attack.config import AttackConfig
 from ganinv.attack.goals import make_goal
-from ganinv.attack.invert import AttackResult, InTurn
+from ganinv.attack.invert import InTurn
 from ganinv.attack.offline import attack as run_search
+from ganinv.attack.result import AttackResult
 from ganinv.attack.spread import Spread
 from ganinv.attack.start import draw_probes
 from ganinv.engine.checkpoint import drop_state
