@@ -17,6 +17,7 @@ import torchvision
 import ganinv
 from ganinv import images
 from ganinv.cli.composed import list_options
+from ganinv.recognizers.preprocessing import Preprocessing
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 9216  # of the README: what somebody reads who has never heard of us
@@ -131,15 +132,28 @@ def test_what_is_wrong_is_found():
     assert find_broken_links("README.md", links) == ["docs/none.md", "docs/index.md#nothing"]
 
 
+@torch.no_grad()
+def teach(network, photos):
+    """Returns a ResNet whose head names photos [N,3,R,R], one of each class: by the direction of their features."""
+    network.eval()
+    network.fc, head = torch.nn.Identity(), network.fc
+    feed = Preprocessing(size=224, range=(0.0, 1.0), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    features = network(feed(photos))
+    middle = features.mean(0)
+    head.weight.copy_(50 * torch.nn.functional.normalize(features - middle, dim=1))
+    head.bias.copy_(-head.weight @ middle)
+    network.fc = head
+    return network
+
+
 @pytest.mark.slow
 def test_the_readmes_python_runs(tmp_path, monkeypatch, capsys):
     """As it stands, but for a search of one step on two users, whose photos are noise."""
     code = next(block for language, block in FENCED.findall(read("README.md")) if language == "python")
     assert len([line for line in code.splitlines() if line]) <= 8 and "range(10)" in code
-    network = torchvision.models.resnet18(num_classes=40)
-    network.fc.weight.data *= 50  # an untrained network's logits look like cosines
-    torch.save(network.state_dict(), tmp_path / "my_weights.pt")
-    for person, photo in enumerate(torch.rand(40, 3, 64, 64) * 2 - 1):
+    photos = torch.rand(40, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.save(teach(torchvision.models.resnet18(num_classes=40), photos).state_dict(), tmp_path / "my_weights.pt")
+    for person, photo in enumerate(photos):
         (tmp_path / "my_faces" / f"{person:02d}").mkdir(parents=True)
         images.save(photo, tmp_path / "my_faces" / f"{person:02d}" / "0.png")
     brief = functools.partial(ganinv.LatentAttack, steps=1, candidates=4, restarts=1, final_transforms=1)
