@@ -74,6 +74,7 @@ def are_embeddings(answer: torch.Tensor) -> bool:
     return answer.shape[1] > 1 and torch.allclose(norms, ones, atol=1e-3) and not probabilities
 
 
+NARROW = 0.2  # of logits, which may be small of an untrained network; cosines and sigmoids of trained ones spread wider
 SMALLEST = 1e-12  # a probability below it is taken for it: its logarithm must stay finite
 OUTPUTS = ("logits", "probabilities", "cosines", "embeddings")  # what a network's one tensor is
 
@@ -93,7 +94,7 @@ def name_outputs(answer: torch.Tensor) -> tuple[str, str] | None:
     if answer.min() >= 0 and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         return "probabilities (rows that sum to 1)", "return their logarithm, or say output=probabilities on the card"
     low, high = answer.min().item(), answer.max().item()
-    if low >= -1 and high <= 1 and low != high:
+    if low >= -1 and high <= 1 and high - low > NARROW:
         what = f"cosines or sigmoids (numbers from {low:.2f} to {high:.2f})"
         return what, "return them times the scale of the training, or say output=cosines and scale on the card"
     return None
