@@ -65,7 +65,7 @@ images.to_pil(images.grid(rows, columns=len(USERS)), scale=2)
 
 # %%
 summary = ganinv.judge(result, world.target, world=world).summary
-for name in ("acc_at_1", "identity_similarity"):
+for name in ("identity_similarity", "face_detected"):
     low, high = summary[name]["ci95"]
     print(f"{name:20} {summary[name]['mean']:.2f} [{low:.2f}, {high:.2f}]")
 
