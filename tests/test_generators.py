@@ -230,7 +230,7 @@ def test_lr_mlp_is_read_or_its_assumption_is_logged_once(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     "config, match",
-    [("{", "JSON object"), ("[]", "JSON object"), ('{"image_size": 64, "lr_mlp": 0.1}', "image_size 16.*got 64"),
+    [("{", "expected JSON"), ("[]", "expected JSON"), ('{"image_size": 64, "lr_mlp": 0.1}', "image_size 16.*got 64"),
      ('{"lr_mlp": "x"}', "number lr_mlp")],
 )  # fmt: skip
 def test_a_config_of_another_model_is_refused(config, match, tmp_path):

@@ -402,7 +402,7 @@ def test_the_command_ends_with_one_line_and_code_2(tmp_path):
     canary = tmp_path / "canary"
     path = write_payload(tmp_path / "a.pkl", payloads(canary)["os.system"])
     code = tmp_path / "target.py"  # a small target, so that the world's own is not needed
-    code.write_text("def build():\n    return lambda images: images.mean((2, 3))\n")
+    code.write_text("def build():\n    return lambda images: 100 * images.mean((2, 3))\n")
     result = subprocess.run(
         [sys.executable, ROOT / "scripts" / "latent_attack.py", f"--generator={path}", f"--target={code}:build",
          "--wandb=disabled", "--device=cpu"],

@@ -88,7 +88,7 @@ def test_the_threshold_is_what_the_users_own_photos_reach(assets, made):
     found = find(assets, made[1])
     rows = assets.references.embeddings["verifier"]
     nearest = (rows @ found.embeddings.T).amax(1)
-    assert found.threshold == pytest.approx(nearest.double().quantile(0.99).item(), abs=1e-5)
+    assert found.threshold == pytest.approx(nearest.double().quantile(0.99).item(), abs=5e-4)  # stored in 16 bits
 
 
 ABSENT = {

@@ -177,7 +177,7 @@ def test_hyperband_ends_the_process_of_a_poor_trial(monkeypatch):
     assert rows[1] == 40 and 4 <= rows[2] < 40
     assert not Path("runs/sweep-sweep/trial-002/report.json").exists()
     assert [row["state"] for row in read_table()] == ["complete", "pruned", "pruned"]
-    assert read_table()[1]["line"] == f"{-(7.0**2):.4f} after {rows[2]}"  # where it stood
+    assert read_table()[1]["line"] == f"'{-(7.0**2):.4f} after {rows[2]}"  # where it stood, to no spreadsheet a formula
     assert f"pruned: -49.0000 after {rows[2]} |" in Path("runs/sweep-sweep/table.md").read_text()
 
 
@@ -301,7 +301,7 @@ BROKEN = {
     "range": ({"method": "random", "parameters": {"x": {"min": 2, "max": 1}}}, "numbers min < max for x"),
     "normal": (
         {"method": "random", "parameters": {"x": {"distribution": "normal", "min": 0, "max": 1}}},
-        "expected a distribution among uniform, int_uniform, q_uniform, log_uniform_values for x, got normal",
+        "expected a distribution among uniform, int_uniform, q_uniform, log_uniform, log_uniform_values for x, got normal",
     ),
     "grid": ({"parameters": {"x": {"min": 0.0, "max": 1.0}}}, "expected values for x in a grid"),
     "early": ({"early_terminate": {"type": "median"}}, "early_terminate of type hyperband"),

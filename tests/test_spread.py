@@ -111,7 +111,7 @@ def made(tmp_path_factory):
     [
         (["--engine=slurm"], "expected an engine among local, ray"),
         (["--workers=2"], "expected --engine=ray beside --address or --workers"),
-        (["--engine=ray", "--workers=-1"], "workers of at least 0"),
+        (["--engine=ray", "--workers=-1"], "expected workers in [0, 1e4], got -1"),
         (["--engine=ray", "--address=127.0.0.1:1"], "expected a Ray cluster at 127.0.0.1:1, got"),
         (["--engine=ray", "--address=nonsense"], "expected a Ray cluster at nonsense, got"),
     ],

@@ -20,7 +20,7 @@ class StudyAccess:
     gallery: str = ""  # its users: a folder of photos or a file of templates; "": the world's
     judge: str = ""  # who judges, such as sface,mobilefacenet; "": the world's
     identities: str = "0-19"  # users to recover, such as 0-4,9
-    attackers: str = "template,distances,distances-2,distances-1,distances-noise,decisions,decisions-strict"  # in order
+    attackers: str = "all"  # some of them in order, such as template,distances,distances-2,decisions
     seeds: int = 1  # of the pictures that are shown, and of the search
     judged: str = "all"  # numbers of queries at which pictures are made and judged, such as 0,150; all; "": none
     pictures: int = 3000  # samples of the prior that the attacker can show

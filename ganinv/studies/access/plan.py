@@ -57,8 +57,8 @@ class Cell:
 
 
 def list_cells(attackers: str, seeds: int) -> list[Cell]:
-    """Returns the cells, seed after seed. Raises: ValueError for an attacker that there is not."""
-    names = [name for name in attackers.split(",") if name]
+    """Returns the cells, seed after seed, of "all" or of some. Raises: ValueError for an attacker that there is not."""
+    names = list(ATTACKERS) if attackers == "all" else [name for name in attackers.split(",") if name]
     unknown = [name for name in names if name not in ATTACKERS]
     if unknown or not names:
         raise ValueError(f"expected attackers among {', '.join(ATTACKERS)}, got {', '.join(unknown) or 'none'}")

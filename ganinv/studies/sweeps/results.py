@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 from ganinv.json_data import NUMBER, find_mismatch, parse_json, read_json
-from ganinv.reports.markdown import format_rows
+from ganinv.reports.markdown import format_csv_rows, format_rows
 from ganinv.studies.sweeps.sweep_file import Sweep, find_distribution, split_metric
 
 
@@ -98,12 +97,11 @@ def rank_trials(trials: Sequence[Trial], maximize: bool) -> list[Trial]:
 
 def format_csv(trials: Sequence[Trial], sweep: Sweep) -> str:
     """Returns the trials as CSV in full precision; a value that is not known is an empty cell."""
-    file = io.StringIO()
     rows: list[list] = [["trial", "state", sweep.metric, *sweep.varied, "seconds", "line"]]
     for one in trials:
         values = [one.values.get(name) for name in sweep.varied]
         rows.append([one.number, one.state, one.metric, *values, f"{one.seconds:.1f}", one.line])
-    return file.getvalue()
+    return format_csv_rows(rows)
 
 
 def format_markdown(trials: Sequence[Trial], sweep: Sweep) -> str:
