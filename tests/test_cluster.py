@@ -138,6 +138,8 @@ def test_what_no_node_has_is_refused(nodes, tmp_path):
     with pytest.raises(ValueError, match="expected a cluster with 100 times 1 CPUs, got 2; ask for fewer workers"):
         RayWorkers(nodes.address, 100).__enter__()
     with RayWorkers(nodes.address, 1) as workers:
+        with pytest.raises(ValueError, match="expected a process that can connect to .*, got one that is connected already"):
+            RayWorkers(nodes.address, 1).__enter__()
         with pytest.raises(ValueError, match="expected a node with 1048576MiB of memory for one worker, got"):
             workers.hold(make_recipe(tmp_path), memory=2**40)
         with pytest.raises(ValueError, match="expected networks that can be sent to a worker, got one that cannot"):

@@ -94,6 +94,16 @@ class PartWorker:
         return self.attack
 
 
+def check_spread(config: AttackConfig) -> None:
+    """Raises: ValueError for an operator whose answers depend on all queries before, which no worker knows of."""
+    operator = config.operator
+    if operator.limit is not None or operator.budget is not None or operator.noise:
+        raise ValueError(
+            "expected an operator without limit, budget and noise on several workers, got one that counts queries; "
+            "leave out --engine=ray"
+        )
+
+
 class Spread:
     """A schedule (see invert.InTurn) that spreads an attack over workers.
 
@@ -109,9 +119,10 @@ class Spread:
         return self.workers.count
 
     def hold(self, attack: Attack) -> None:
-        """Sends the networks to the workers, once."""
+        """Sends the networks to the workers, once. Raises: ValueError, see check_spread."""
         if self.held is attack:
             return
+        check_spread(attack.config)
         self.held, searched = attack, (attack.fast_generator, attack.fast_target)
         recipe = Recipe(
             attack.identities, attack.config, attack.goal, attack.seed, attack.device, attack.generator, attack.target,

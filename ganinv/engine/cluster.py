@@ -82,6 +82,11 @@ class RayWorkers:
         self.ray = import_ray()
         if not self.ray.is_initialized():
             self.connect()
+        elif self.address:
+            raise ValueError(
+                f"expected a process that can connect to {self.address}, got one that is connected already; "
+                "leave the address out, or call ray.shutdown()"
+            )
         have = self.ray.cluster_resources()
         most = int(have.get("GPU", 0)) if self.gpu else int(have.get("CPU", 0)) // self.threads
         if most < max(1, self.count):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import traceback
 
 import torch
 
 from ganinv.interfaces import Generator
-from ganinv.recognizers.callable import brief
+from ganinv.recognizers.callable import call_theirs
 from ganinv.recognizers.recognize import find_device
 
 SAMPLES = 2
@@ -32,17 +31,17 @@ def check_prior(prior: Generator, *, device: torch.device | str | None = None) -
     device = find_device(prior) if device is None else torch.device(device)
     z = torch.randn(SAMPLES, prior.z_dim, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.enable_grad():
-        w = ask(lambda: prior.map(z, 1.0), "map").detach()
+        w = call_theirs(lambda: prior.map(z, 1.0), "an answer of map", "prior").detach()
         check_tensor("w", w, [SAMPLES, prior.num_ws, prior.w_dim], device)
         w.requires_grad_()
-        pictures = ask(lambda: prior.synthesize(w), "synthesize")
+        pictures = call_theirs(lambda: prior.synthesize(w), "an answer of synthesize", "prior")
     side = prior.resolution
     check_tensor("pictures", pictures, [SAMPLES, 3, side, side], device)
     low, high = pictures.min().item(), pictures.max().item()
     if max(-low, high) > BRIGHTEST:
         raise ValueError(f"expected pictures in [-1,1] from the prior, got [{low:.3g},{high:.3g}]; scale them")
     with torch.no_grad():
-        again = ask(lambda: prior.synthesize(prior.map(z, 1.0)), "synthesize")
+        again = call_theirs(lambda: prior.synthesize(prior.map(z, 1.0)), "an answer of synthesize", "prior")
     # some GPU kernels add in no fixed order, hence a tolerance
     if not torch.allclose(pictures, again, rtol=1e-3, atol=1e-3):
         raise ValueError("expected the same pictures twice for the same latents, got others; fix the noise, or call eval()")
@@ -58,22 +57,6 @@ def check_prior(prior: Generator, *, device: torch.device | str | None = None) -
         )
     if low >= 0 and 0.5 < high <= 1.001:
         log.warning("the prior's pictures lie in [%.2g,%.2g]: if black is 0 there, return 2 * pictures - 1", low, high)
-
-
-def ask(call, name: str):
-    """Returns what a method of a prior gives. Raises: ValueError in one line, with the place, for whatever it raises."""
-    try:
-        return call()
-    except (ValueError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if "DefaultCPUAllocator" in str(error):
-            raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise ValueError(
-            f"expected an answer from the prior's {name}, got {type(error).__name__} ({brief(error)}) at "
-            f"{place.filename}:{place.lineno}"
-        ) from error
 
 
 def check_tensor(name: str, value: object, shape: list[int], device: torch.device) -> None:

@@ -105,8 +105,14 @@ def ask(recognizer: Callable, images: torch.Tensor):
 
     What says that memory is short passes unchanged.
     """
+    # which may change its images in place
+    return call_theirs(lambda: recognizer(images.clone()), f"an answer for images {list(images.shape)}", "recognizer")
+
+
+def call_theirs(call: Callable[[], object], wanted: str, giver: str):
+    """Returns what a user's code gives. wanted, giver: words for what and whose. Raises: as ask."""
     try:
-        return recognizer(images.clone())  # which may change it in place
+        return call()
     except (ValueError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
@@ -114,8 +120,8 @@ def ask(recognizer: Callable, images: torch.Tensor):
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise ValueError(
-            f"expected an answer for images {list(images.shape)}, got {type(error).__name__} ({brief(error)}) "
-            f"from the recognizer, at {place.filename}:{place.lineno}; mend the code there"
+            f"expected {wanted}, got {type(error).__name__} ({brief(error)}) from the {giver}, at "
+            f"{place.filename}:{place.lineno}; mend the code there"
         ) from error
 
 

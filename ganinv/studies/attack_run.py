@@ -18,7 +18,7 @@ from ganinv.attack.goals import make_goal
 from ganinv.attack.invert import InTurn
 from ganinv.attack.offline import attack as run_search
 from ganinv.attack.result import AttackResult
-from ganinv.attack.spread import Spread
+from ganinv.attack.spread import Spread, check_spread
 from ganinv.attack.start import draw_probes
 from ganinv.engine.checkpoint import drop_state
 from ganinv.engine.cluster import RayWorkers
@@ -122,6 +122,8 @@ def check_options(config, method: str) -> None:
     if options.engine not in ENGINES or options.workers < 0:
         got = f"{options.engine} and {options.workers}"
         raise ValueError(f"expected an engine among {', '.join(ENGINES)} and workers of at least 0, got {got}")
+    if options.engine != "local":
+        check_spread(config.attack)
     if options.engine == "local" and (options.address or options.workers):
         raise ValueError("expected --engine=ray beside --address or --workers, got the engine local")
     if options.private_photos and not options.photos:

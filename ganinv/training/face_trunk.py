@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ganinv.training.mobilenet import read_tfjs
 from ganinv.weights.files import sha256_file
+from ganinv.weights.tfjs import read_tfjs
 
 SHA256 = "2c7d2d62b76c97528b736527aa09d310ea71743c9e3e79fb6c62d4b2d73af79b"  # of the .bin
 FIRST = "conv1/convolution/merged_input"
