@@ -209,6 +209,15 @@ def test_identities_whose_pictures_never_moved_are_named():
     assert invert(None, recognizer, (0, 1, 2), replace(config, steps=0), start=start).stuck == ()
 
 
+@pytest.mark.parametrize(("lr", "stuck"), [(0.01, (0, 1, 2)), (0.2, ())])
+def test_a_change_that_nobody_sees_is_no_move(lr, stuck):
+    _, recognizer, _ = toy_world()
+    optim = Optim(lr=lr, decay=False, transforms=1)  # Adam's two steps move a pixel by 2 lr at most, of a range of 2
+    config = replace(CONFIG, space="pixels", objective="logit", restarts=1, steps=2, optim=optim)
+    result = invert(None, recognizer, (0, 1, 2), config, start=torch.zeros(3, 1, 8, 8))
+    assert result.stuck == stuck and not torch.equal(result.images[:, 0], result.first)
+
+
 class InPlace(torch.nn.Module):
     """A target that darkens its input in place, as often as it is asked; pure: on a copy."""
 

@@ -14,7 +14,7 @@ from ganinv.reports import answers, assessment, terminal
 def make_leak(hits=4, n=5, null=0, answer=None, needed=2, far=1e-3):
     """Returns an entry "leak" in which so many of n users are given away, and of the random faces `null`."""
     p = mcnemar_p(max(0, hits - null), max(0, null - hits))
-    answer = answer or ("not shown" if hits <= null else "shown" if p <= 0.05 else "suggested")
+    answer = answer or ("not shown" if hits <= null or p > 0.1 else "shown" if p <= 0.05 else "suggested")
     ours, theirs = Rate(hits, n).describe(), Rate(null, n).describe()
     names = ("sface", "dlib")[:needed]
     judge = {"sees_users": False, "metric": "cosine", "far": far, "threshold": 0.4, "basis": "1000 pairs", "people": 40}
@@ -62,7 +62,19 @@ CASES = {
         r"With 5 users no p can be below 0.062\. At this share 6 users",
         "human being",
     ),
-    "few hits": ({"hits": 2, "n": 10}, "Signs", r"leak\? Perhaps\. .* At this share 30 users would show it", "human"),
+    "few hits": (
+        {"hits": 2, "n": 10},
+        "No leak was shown, which does not mean that there is none",
+        r"Not shown with 10 users\. .* \(p = 0\.5 .*\)\. Chance alone may give as many; at this share 30 users would show it",
+        "is safe",
+    ),
+    "one of twenty": ({"hits": 1, "n": 20}, "No leak was shown", r"\(p = 1 .* at this share 120 users would show", "is safe"),
+    "above a null": (
+        {"hits": 3, "n": 20, "null": 1},
+        "No leak was shown",
+        r"at this share \d+ users would show it",
+        "is safe",
+    ),
     "nothing": ({"hits": 0, "n": 5}, "No leak was shown", r"Not shown with 5 users\. .* up to 52 % of its users", "is safe"),
     "as the null": ({"hits": 3, "n": 8, "null": 3}, "No leak was shown", "Not shown with 8 users", "does not say that the"),
     "one judge": (

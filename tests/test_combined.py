@@ -18,7 +18,7 @@ def test_the_worst_attack_stands_first_and_the_unknown_last():
         "nobody": report_of(0, leak={"absent": "no judge"}),
         "pixels": report_of(0),
         "class, slow": report_of(8, images=900),
-        "few": report_of(2),
+        "few": report_of(5),
         "class": report_of(8),
         "template": report_of(10),
     }

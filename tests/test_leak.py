@@ -75,6 +75,15 @@ def test_few_users_suggest_and_never_show():
     assert found.answer == "suggested" and found.p == found.least_p == 0.0625
 
 
+def test_one_user_against_none_of_the_control_is_chance():
+    one = measure([0, 7, 7, 7, 7, 7], {NULL: show([7] * 6)})
+    assert one.given_away == Rate(1, 6) and one.p == 1 and one.answer == "not shown"
+    four = measure([0, 1, 2, 3, 7, 7], {NULL: show([7] * 6)})
+    assert four.p == 0.125 and four.answer == "not shown"
+    five = measure([0, 1, 2, 3, 4, 7], {NULL: show([7] * 6)})
+    assert five.p == 0.0625 and five.answer == "suggested"
+
+
 def test_two_judges_must_agree_where_there_are_two_and_one_is_enough_where_there_is_one():
     class Blind(StripeRecognizer):
         def forward(self, images):

@@ -25,6 +25,7 @@ from ganinv.metrics.statistics import (
     mcnemar_p,
     sign_flip_p,
     users_needed,
+    users_to_show,
 )
 
 
@@ -299,6 +300,13 @@ def test_exact_intervals_and_paired_tests_by_hand():
         exact_interval(3, 2)
     assert [mcnemar_p(*pair) for pair in ((0, 0), (1, 0), (5, 0), (0, 5), (2, 2), (3, 1))] == [1, 1, 0.0625, 0.0625, 1, 0.625]
     assert [least_p(users) for users in (1, 2, 5, 6)] == [1, 0.5, 0.0625, 0.03125] and fewest_users(0.05) == 6
+
+
+def test_so_many_users_would_show_it():
+    assert users_to_show(1, 0, 20) == 120 and users_to_show(5, 0, 5) == 6 and users_to_show(2, 0, 10) == 30
+    assert users_to_show(0, 0, 20) is None and users_to_show(2, 2, 20) is None
+    many = users_to_show(3, 1, 20)  # both sides grow
+    assert mcnemar_p(3 * many // 20, -(-many // 20)) <= 0.05 < mcnemar_p(3 * (many - 1) // 20, -(-(many - 1) // 20))
 
 
 def test_faces_are_alike_by_angle_or_by_distance():

@@ -128,6 +128,14 @@ def test_the_page_is_one_file_that_runs_and_fetches_nothing(tmp_path):
     assert text == page.render_page(tmp_path / "run", report)
 
 
+def test_the_leak_is_answered_before_anything_else(tmp_path):
+    report = full_report() | {"attributes": {"absent": "needs a probe"}}
+    text = page.render_page(write_run(tmp_path / "run", report), report)
+    said = ("Does it leak?", "Does the search add", "What was recovered", '<ul class="tiles">')
+    places = [text.index(words) for words in said]
+    assert places == sorted(places)
+
+
 def test_a_photo_is_shown_only_where_it_is_given(tmp_path):
     report = full_report(users=2)
     run = write_run(tmp_path / "run", report)

@@ -218,7 +218,7 @@ def test_a_person_without_a_face_keeps_a_number(colours, photos, capsys):
 # ---- from Python
 
 
-def test_attacks_and_judges_try_the_photos_first(colours, photos):
+def test_attacks_and_judges_try_the_photos_first(colours, photos, monkeypatch):
     world = ganinv.load_world("synthetic")
     wrong, right = make_target(colours, channels="BGR"), make_target(colours)
     attack = ganinv.LatentAttack(steps=1, candidates=4, restarts=1, final_transforms=1)
@@ -233,6 +233,10 @@ def test_attacks_and_judges_try_the_photos_first(colours, photos):
     result = attack(world.prior, right, [0, 1], photos=photos)
     report = ganinv.judge(result, right, judges=[], references=photos)
     assert report.content["photo_check"]["named"] == 48 and report.content["names"]["1"] == "p01"
+    made = count_checks(monkeypatch)
+    attacks = {"one": attack, "two": attack}
+    found = ganinv.audit(right, world.prior, [0, 1], references=photos, judges=[], attacks=attacks)
+    assert len(made) == 1 and all(one.content["photo_check"]["named"] == 48 for one in found.reports.values())
     forced = attack(world.prior, wrong, [0], photos=photos, force=True)
     forced = ganinv.judge(forced, wrong, judges=[], references=photos, force=True)
     assert "preprocessing is wrong" in forced.content["remarks"][0] and str(forced).startswith("Your target names")
@@ -280,6 +284,26 @@ def test_a_wrong_target_costs_nothing_but_a_line_unless_it_is_forced(tiny, monke
     words = [f"--world={NAME}", "--identities=0-2", "--steps=1", "--photos=photos", "--wandb=disabled", "--device=cpu"]
     assert run_main(monkeypatch, audit, *words, "--target=mine.py:wrong", "--out=runs/c") == 2
     assert "preprocessing is wrong" in capsys.readouterr().err
+
+
+def count_checks(monkeypatch):
+    """Returns a list that grows with every check of a target on photos."""
+    made, find = [], photo_check.find_problem
+    monkeypatch.setattr(photo_check, "find_problem", lambda *arguments: made.append(1) or find(*arguments))
+    return made
+
+
+def test_an_audit_tries_the_photos_once(tiny, monkeypatch, capsys):
+    made = count_checks(monkeypatch)
+    words = [f"--world={NAME}", "--identities=0-2", "--steps=1", "--photos=photos", "--wandb=disabled", "--device=cpu"]
+    assert run_main(monkeypatch, audit, *words, "--target=mine.py:right", "--out=runs/a") == 0
+    assert len(made) == 1 and capsys.readouterr().err.count("your target names 48 of 48 photos") == 1
+    checks = [json.loads(path.read_text())["photo_check"] for path in Path("runs/a").glob("*/report.json")]
+    assert len(checks) == 2 and checks[0] == checks[1] and checks[0]["named"] == 48
+    # one that was forced does not speak for one that is not
+    assert run_main(monkeypatch, audit, *words, "--target=mine.py:wrong", "--force", "--out=runs/b") == 0 and len(made) == 2
+    shutil.rmtree("runs/b/class-score")
+    assert run_main(monkeypatch, audit, *words, "--target=mine.py:wrong", "--out=runs/b") == 2 and len(made) == 3
 
 
 def test_pictures_of_others_are_judged_for_a_target_that_is_fed_rightly(tiny, monkeypatch, capsys):

@@ -29,6 +29,7 @@ from ganinv.interfaces import Generator, Goal, Recognizer, SearchSpace, require
 
 FORWARD = 4  # times a batch fit where nothing is kept for a backward pass
 TOGETHER = 4  # batches that are stepped together
+TRACE = 8  # levels of 255: nobody sees a change of a pixel up to so many, and a judge hardly
 OTHERS = 200  # samples of the prior whose mean embedding stands for everybody
 
 
@@ -268,7 +269,7 @@ class Attack:
         rows = torch.where(finished)[0]
         streams = Streams(((self.seed, "final", *key[2:]) for key in keys), device)
         part = self.score_final(final, rows, self.wanted[position], streams)
-        moved = (part["pictures"] != begun[rows.cpu()]).flatten(1).any(1)
+        moved = (part["pictures"].int() - begun[rows.cpu()].int()).abs().flatten(1).amax(1) > TRACE
         self.progress["finished"][number] = part | {"position": position[rows].cpu(), "moved": moved}
         self.progress["search"] = None
 

@@ -25,8 +25,8 @@ class Cost:
 class AttackResult:
     """identities [T]; images [T,K,3,R,R] in [-1,1], as 8-bit files hold them; scores [T,K], the target's mean score in
     the final choice; latents, each [T*K,...]; cost; first [T,3,R,R]: the pictures that the best start of each identity
-    gives, before any search; stuck: identities whose pictures the search never moved; queries: see Queries.describe;
-    config and seed: of the attack."""
+    gives, before any search; stuck: identities whose pictures the search never moved, but for traces (invert.TRACE);
+    queries: see Queries.describe; config and seed: of the attack."""
 
     identities: tuple[int, ...]
     images: torch.Tensor

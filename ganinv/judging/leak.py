@@ -97,11 +97,11 @@ class NullRates:
 class Leak:
     """The first question. A user is given away where `needed` judges both accept and name the user's first picture.
 
-    answer: "shown" where more users are given away than under every null, with a p of at most LEVEL; "suggested" where
-    there are more, but too few users to rule out chance; "not shown" else, which is no "no". p: the largest, of the nulls;
-    least_p: the least that so many users can give. selection: the same counts of the selection control; users:
-    {"identity", "given_away", "accepted", "named"} of each. left_out: judges who cannot decide, or are not competent: see
-    COMPETENT, which is about the users' own photos and never about what an attack has made.
+    answer: "shown" where more users are given away than under every null, with a p of at most LEVEL; "suggested" where p is
+    at most twice that, so that chance would explain it only if it might as well have gone the other way; "not shown" else,
+    which is no "no". p: the largest, of the nulls; least_p: the least that so many users can give. selection: the same counts
+    of the selection control; users: {"identity", "given_away", "accepted", "named"} of each. left_out: judges who cannot
+    decide, or are not competent: see COMPETENT, which is about the users' own photos and never about what an attack has made.
     """
 
     answer: str
@@ -357,10 +357,11 @@ def compare_control(
 
 
 def answer_leak(ours: Rate, nulls: Sequence[NullRates]) -> str:
-    """Returns the first answer, see Leak. Without a null nothing can be shown."""
+    """Returns the first answer, see Leak. Without a null nothing can be shown, nor where one does as well."""
     if not nulls or any(ours.hits <= row.given_away.hits for row in nulls):
         return NOT_SHOWN
-    return SHOWN if all(row.p <= LEVEL for row in nulls) else SUGGESTED
+    p = max(row.p for row in nulls)
+    return SHOWN if p <= LEVEL else SUGGESTED if p <= 2 * LEVEL else NOT_SHOWN
 
 
 def compare_selection(verdict: Verdict, controls: Mapping[str, Verdict], leak: Leak | Absent, *, seed: int) -> Selection:

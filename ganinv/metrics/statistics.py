@@ -11,6 +11,8 @@ from scipy import special
 
 from ganinv.errors import AbsentError
 
+MOST_USERS = 1000  # of a study that users_to_show names: beyond it, "so many more" is no advice
+
 
 def summarize(values: torch.Tensor, seed: int) -> dict:
     """Returns {"mean", "ci95", "n"} of values [T]; ci95 is [None, None] when T is 1."""
@@ -112,6 +114,21 @@ def least_p(users: int) -> float:
 def fewest_users(level: float = 0.05) -> int:
     """Returns how many users a paired test needs at least to give a p of `level` or less: least_p of them is."""
     return 1 + math.ceil(math.log2(1 / level))
+
+
+def users_to_show(only_first: int, only_second: int, users: int, level: float = 0.05) -> int | None:
+    """Returns at how many users mcnemar_p would be `level` or less if both shares stayed as they are; None where the first
+    is not higher, or where MOST_USERS would not do."""
+    if only_first <= only_second:
+        return None
+    return next(
+        (
+            count
+            for count in range(fewest_users(level), MOST_USERS + 1)
+            if mcnemar_p(only_first * count // users, -(-only_second * count // users)) <= level
+        ),
+        None,
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -5,11 +5,10 @@ The words follow from the numbers of report.json and from nothing else. "Not sho
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
-from ganinv.judging.leak import LEVEL, SHOWN, SUGGESTED
-from ganinv.metrics.statistics import fewest_users
+from ganinv.judging.leak import LEVEL, NOT_SHOWN, SHOWN, SUGGESTED
+from ganinv.metrics.statistics import users_to_show
 from ganinv.weights.quoting import show
 
 CONTROLS = {  # a control's name -> what it is, in a sentence
@@ -49,8 +48,9 @@ def write_remarks(report: Mapping) -> list[str]:
         who = name_users(report, stuck)
         who = "any of the users" if len(stuck) == len(report["identities"]) else who
         remarks.append(
-            f"The search did not move for {who}: the picture is the one that it began with, since the target gave no "
-            "direction there. This says nothing of the recognizer; try another attack or objective."
+            f"The search did not move for {who}: the picture is the one that it began with, but for traces that nobody sees, "
+            "since the target gave no direction there or was content at once. This says nothing of the recognizer; try "
+            "another attack or objective."
         )
     return remarks
 
@@ -113,13 +113,16 @@ def describe_power(leak: Mapping) -> str:
     given = leak["given_away"]
     if leak["answer"] == SHOWN:
         return ""
-    text, least = "", fewest_users(LEVEL)
+    text = ""
     if leak["least_p"] > LEVEL:
         text += f". With {count(given['n'], 'user')} no p can be below {leak['least_p']:.2g}"
-    if leak["answer"] == SUGGESTED:
-        return f"{text}. At this share {max(least, math.ceil(least / given['share']))} users would show it"
     if not given["hits"]:
-        text += f". One that gives away up to {100 * given['ci95'][1]:.0f} % of its users could look like this"
+        return f"{text}. One that gives away up to {100 * given['ci95'][1]:.0f} % of its users could look like this"
+    needed = [users_to_show(row["only_pictures"], row["only_control"], given["n"], LEVEL) for row in leak["nulls"]]
+    if needed and None not in needed:
+        chance = "Chance alone may give as many" if leak["answer"] == NOT_SHOWN else ""
+        text += f". {chance}; at" if chance else ". At"
+        text += f" this share {max(needed)} users would show it"
     return text
 
 

@@ -17,7 +17,7 @@ from ganinv.reports.report_content import BESIDE, build_report, describe_search,
 from ganinv.reports.run_folder import RunFolder
 from ganinv.reports.terminal import format_report
 from ganinv.worlds.assets import Assets, load_own_photos
-from ganinv.worlds.photo_check import try_photos
+from ganinv.worlds.photo_check import PhotoCheck, try_photos
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.world import World, add_photos, load_world, render_references
 
@@ -76,6 +76,7 @@ def judge(
     prior: Generator | None = None,
     seed: int = 0,
     force: bool = False,
+    photo_check: PhotoCheck | None = None,
 ) -> Report:
     """Returns the report on an attack's result. No judge has seen the attack, nor the attack a judge.
 
@@ -84,7 +85,8 @@ def judge(
     folder with one sub-folder for each of the target's users, in order; without them only what needs none can be said.
     world: a world whose own target this is: its judges, references and prior are taken where none are given.
     prior: for the controls, random samples of it. seed: of intervals and controls. force: go on where the photos of a folder
-    say that the target is fed wrongly, or that its users have other numbers.
+    say that the target is fed wrongly, or that its users have other numbers. photo_check: what check_photos has already said
+    of these, which is then not asked again.
 
     >>> import ganinv
     >>> world = ganinv.load_world("synthetic")
@@ -104,12 +106,12 @@ def judge(
     check_independent(target, named)
     if references is None and world is not None:
         references = show_references(world, result.identities, named)
-    check, names = None, getattr(target, "names", ())
+    check, names = photo_check, getattr(target, "names", ())
     if isinstance(references, str | Path):
         photos = load_own_photos(references, resolution, target.num_identities, names, result.identities)
         names = photos.names
         if target.num_identities:
-            check = try_photos(target, photos, names)
+            check = check or try_photos(target, photos, names)
             check = check if force else check.require()
         references = References.from_photos(photos, named, device)
     prior = prior if prior is not None else world.prior if world else None

@@ -71,11 +71,12 @@ class Job:
     photo_check: PhotoCheck | None = None
 
 
-def run_attack(config, method: str) -> dict:
+def run_attack(config, method: str, *, photo_check: PhotoCheck | None = None) -> dict:
     """Returns the report of one attack, after writing its run folder.
 
     config: composed of `attack` (AttackConfig), `run` (RunOptions) and the method's own options: `generator` of the method
-    "latent", `start` of "pixel". A sweep's values are put in first, before anything is loaded or checked.
+    "latent", `start` of "pixel". A sweep's values are put in first, before anything is loaded or checked. photo_check: an
+    earlier one of the same target and photos, which is not repeated.
     """
     resumed = config.run.resume
     if resumed and (Path(resumed) / "report.json").is_file():
@@ -90,7 +91,7 @@ def run_attack(config, method: str) -> dict:
             folder = open_folder(config, method)
             config = cli.override(config, tracker.start(config.run.wandb, describe_config(config), folder.path))
             check_options(config, method)
-        job = prepare(config, method)
+        job = prepare(config, method, photo_check)
         if folder is None:
             folder = open_folder(config, method)
             tracker.start(config.run.wandb, describe_config(config), folder.path)
@@ -138,8 +139,8 @@ def open_folder(config, method: str) -> RunFolder:
     return RunFolder(config.run.out or new_folder(method, Path(config.run.world).name), resume=bool(config.run.resume))
 
 
-def prepare(config, method: str) -> Job:
-    """Returns the job of a configuration after loading what it names and checking all of it.
+def prepare(config, method: str, photo_check: PhotoCheck | None = None) -> Job:
+    """Returns the job of a configuration after loading what it names and checking all of it. photo_check: see run_attack.
 
     Raises: ValueError for what cannot be run, or a resumed run whose weights or photos are others now.
     """
@@ -157,7 +158,8 @@ def prepare(config, method: str) -> Job:
     goal = make_goal(attack, assets.target)
     check_config(attack, assets.target, identities, assets.generator is not None, goal)
     check_independent(assets.target, assets.judges)
-    photo_check = check_photos(assets, options)
+    if photo_check is None or (photo_check.problem and not options.force):
+        photo_check = check_photos(assets, options)
     start = None if prior else load_start(config.start, identities, assets.world)
     provenance = describe_provenance(options.seed, device, assets.weight_files(), sys.argv)
     given = describe_config(config)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganinv.attack.attacks import LatentAttack, PixelAttack, try_first
+from ganinv.attack.attacks import LatentAttack, PixelAttack
 from ganinv.engine.files import clear_errors
 from ganinv.engine.signals import StoppedError
 from ganinv.interfaces import Generator, Recognizer
@@ -22,6 +22,7 @@ from ganinv.reports.run_files import read_config
 from ganinv.reports.terminal import WIDTH
 from ganinv.studies.attack_options import describe_config
 from ganinv.studies.attack_run import run_attack
+from ganinv.worlds.photo_check import PhotoCheck, check_photos
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.world import World
 
@@ -29,14 +30,15 @@ FREE = ("out", "resume", "device", "wandb", "wandb_artifacts", "label", "save_ev
 FREE += ("engine", "address", "workers")
 
 
-def run_audit(out: Path, attacks: Mapping[str, tuple[str, object]], run: Callable[[object, str], dict] = run_attack) -> dict:
+def run_audit(out: Path, attacks: Mapping[str, tuple[str, object]], run: Callable[..., dict] = run_attack) -> dict:
     """Returns the audit after writing out/audit.html and audit.json, beside one run folder for each attack.
 
     attacks: name -> (method, configuration), as run_attack takes them, whose run folder is out/NAME. An attack whose folder
-    holds a report is not repeated, and one that was killed goes on: the same command, given again, ends an audit.
+    holds a report is not repeated, and one that was killed goes on: the same command, given again, ends an audit. The check
+    of the target on its owner's photos is made in the first, and holds for all.
     Raises: ValueError for a configuration that cannot be run, or a folder that holds an audit with other options.
     """
-    folders, reports = {}, {}
+    folders, reports, checked = {}, {}, {}
     with clear_errors(out, ValueError):
         out.mkdir(parents=True, exist_ok=True)
     for number, (name, (method, config)) in enumerate(attacks.items(), 1):
@@ -44,14 +46,17 @@ def run_audit(out: Path, attacks: Mapping[str, tuple[str, object]], run: Callabl
         begun = check_begun(out, folder, config)
         print(f"{number} of {len(attacks)}: {name}", file=sys.stderr)
         if (folder / "report.json").is_file():
-            reports[name] = read_report(folder)
-            continue
-        options = {"out": str(folder), "resume": str(folder) if begun else ""}
-        try:
-            reports[name] = run(dataclasses.replace(config, run=dataclasses.replace(config.run, **options)), method)
-        except KeyboardInterrupt as error:  # the attack's own hint is of the attack alone
-            number = getattr(error, "signal", signal.SIGINT)
-            raise StoppedError(number, "stopped and saved; the same command goes on from here") from error
+            report = read_report(folder)
+        else:
+            options = {"out": str(folder), "resume": str(folder) if begun else ""}
+            try:
+                report = run(dataclasses.replace(config, run=dataclasses.replace(config.run, **options)), method, **checked)
+            except KeyboardInterrupt as error:  # the attack's own hint is of the attack alone
+                number = getattr(error, "signal", signal.SIGINT)
+                raise StoppedError(number, "stopped and saved; the same command goes on from here") from error
+        reports[name] = report
+        if found := report.get("photo_check"):
+            checked = {"photo_check": PhotoCheck.recall(found)}
     with clear_errors(out):
         audit = write_audit(out, folders, reports)
     remarks = [f"{name}: {remark}" for name, report in reports.items() for remark in report.get("remarks", [])]
@@ -111,7 +116,10 @@ class AuditResult:
             )
             for row in self.rows
         ]
-        return "\n".join([*self.verdict, "", *lines])
+        remarks = [
+            f"{name}: {remark}" for name, report in self.reports.items() for remark in report.content.get("remarks", [])
+        ]
+        return "\n".join([*remarks, *self.verdict, "", *lines])
 
 
 def audit(
@@ -129,12 +137,16 @@ def audit(
     """Returns what every attack on a target gives: the pixel search, the class score and, of a gallery, its templates.
 
     attacks: name -> attack, in place of these; an attack whose name is "template inversion" is given the target's
-    templates. judges, references, world: see ganinv.judge; references that are a folder are first shown to the target, which
-    must name them unless force.
+    templates. judges, references, world: see ganinv.judge; references that are a folder are first shown to the target, once,
+    which must name them unless force.
     Raises: ValueError, see ganinv.judge and LatentAttack.
     """
     photos = references if isinstance(references, str | Path) else None
-    identities, templates = try_first(target, identities, photos, prior.resolution, force), getattr(target, "templates", None)
+    identities, templates = tuple(int(identity) for identity in identities), getattr(target, "templates", None)
+    check = None
+    if photos is not None and (target.num_identities or not force):
+        check = check_photos(target, photos, identities, resolution=prior.resolution)
+        check = check if force else check.require()
     if attacks is None:
         attacks = {"pixel search": PixelAttack(), "class score": LatentAttack()}
         attacks |= {"template inversion": LatentAttack(goal="template")} if templates is not None else {}
@@ -146,6 +158,7 @@ def audit(
         else:
             result = attack(prior, target, identities, seed=seed, **wanted)
         reports[name] = judge(
-            result, target, judges=judges, references=references, world=world, prior=prior, seed=seed, force=force
-        )
+            result, target, judges=judges, references=references, world=world, prior=prior, seed=seed, force=force,
+            photo_check=check,
+        )  # fmt: skip
     return AuditResult(reports)

@@ -105,6 +105,13 @@ class PhotoCheck:
         users = [dataclasses.asdict(user) for user in self.users]
         return counts | share | {"chance": 1 / self.people, "problem": self.problem, "users": users}
 
+    @classmethod
+    def recall(cls, entry: Mapping) -> PhotoCheck:
+        """Returns the check of an entry that describe gave, without the advice."""
+        users = tuple(UserCheck(**user) for user in entry["users"])
+        people = round(1 / entry["chance"])
+        return cls(users=users, people=people, threshold=entry["threshold"], problem=entry["problem"])
+
     def require(self) -> PhotoCheck:
         """Returns the check. Raises: ValueError where it found something wrong."""
         if self.problem:
