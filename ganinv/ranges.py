@@ -40,6 +40,7 @@ RANGES = {
     "optim.pairs": "[1, 1e5]",
     "optim.sigma": "(0, 1e3]",
     "optim.coordinates": "[2, 1e5]",
+    "optim.temperature": "(0, 1e6]",
     "augment.flip": "[0, 1]",
     "augment.degrees": "[0, 360]",
     "augment.scale": "[0.1, 10]",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ganinv.attack.config import AttackConfig, Operator
 from ganinv.attack.objectives import OBJECTIVES
 from ganinv.attack.operator import check_operator
-from ganinv.attack.searchers import SEARCHERS
+from ganinv.attack.posteriors import SEARCHERS
 from ganinv.attack.spaces import SPACES
 from ganinv.engine.batches import parse_memory
 from ganinv.engine.precision import PRECISIONS

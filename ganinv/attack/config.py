@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 class Optim:
     """How the search steps. Adam's short memory (Struppek et al. 2022 use betas 0.1, 0.1) suits few, noisy steps."""
 
-    optimizer: str = (
-        "adam"  # adam | gradient_descent; without gradients antithetic | zeroth_order | cma_es | genetic | boundary
-    )
+    # adam | gradient_descent | langevin | gaussian; without gradients antithetic | zeroth_order | cma_es | genetic | boundary
+    optimizer: str = "adam"
     lr: float = 0.05
     betas: tuple[float, float] = (0.9, 0.99)
     decay: bool = True  # the learning rate follows a half cosine to a tenth
@@ -24,6 +23,7 @@ class Optim:
     pairs: int = 8  # of points that a search without gradients measures in a step
     sigma: float = 0.1  # how far from the sample they lie, at first
     coordinates: int = 64  # of the search cma_es: those in which the prior varies most
+    temperature: float = 0.01  # of langevin and gaussian: what a difference in the loss is worth; low: near the best alone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from ganinv.attack.checks import check_config
 from ganinv.attack.config import AttackConfig
 from ganinv.attack.goals import TemplateGoal, make_goal
 from ganinv.attack.loop import Seen, Trial, evaluate, minimise
+from ganinv.attack.posteriors import SEARCHERS
 from ganinv.attack.result import AttackResult, Cost
-from ganinv.attack.searchers import SEARCHERS
 from ganinv.attack.selection import best_per_identity, score_transformed
 from ganinv.attack.spaces import SPACES, Origin, fit_whitening
 from ganinv.attack.start import choose_start

@@ -11,8 +11,8 @@ import torch
 
 from ganinv.attack.access import check_answers
 from ganinv.attack.config import Optim
+from ganinv.attack.posteriors import SEARCHERS
 from ganinv.attack.samples import Samples
-from ganinv.attack.searchers import SEARCHERS
 from ganinv.attack.transforms import Transform
 from ganinv.engine.batches import Batch
 from ganinv.engine.checkpoint import of_these_settings
