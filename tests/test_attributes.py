@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -11,15 +12,19 @@ from ganinv import images, interfaces
 from ganinv.attributes.labels import Column, measure_attribute, name_values, read_labels
 from ganinv.attributes.posterior import Calibration
 from ganinv.attributes.probes import Probe, fit_probe
-from ganinv.commands import attributes, latent_attack, probe
+from ganinv.commands import attributes, audit, latent_attack, probe
 from ganinv.judging.attributes import sum_up
 from ganinv.judging.protocol import draw_means
-from ganinv.judging.readers import find_stored, translate
+from ganinv.judging.readers import find_reader, find_stored, translate
+from ganinv.photos import list_people, load_photos
 from ganinv.reports.attributes import combine_tables, write_attributes
+from ganinv.reports.report import NOWHERE
 from ganinv.reports.run_folder import RunFolder
 from ganinv.studies import probing
 from ganinv.weights.files import sha256_file
-from tests.tiny_world import make_rendered_world, register, run_main
+from ganinv.worlds.assets import Assets
+from ganinv.worlds.references import Judge
+from tests.tiny_world import add_references, make_rendered_world, make_tiny_world, register, run_main
 from tests.toys import LinearGenerator, RawRecognizer, photos_of
 
 LABELS = "photo,age,gender\n0,31,0\n1.png,44,1\n2,,1\n" + "".join(f"{row},{row},0\n" for row in range(3, 20))
@@ -240,6 +245,42 @@ def test_probes_are_fitted_from_the_command_line(world, tmp_path, monkeypatch, c
     assert len(found.attributes) == 52 and found.people == 100 and len(found.sha256) == 64
     assert run_main(monkeypatch, probe, *shared, "--names=gender") == 2
     assert "expected --names as attribute=value,value;..., got gender" in capsys.readouterr().err
+
+
+def test_probes_of_ones_own_labels_lead_to_the_page_of_an_audit(tmp_path, monkeypatch, capsys):
+    world = make_tiny_world(tmp_path / "world")
+    world = add_references(world, load_photos(list_people(tmp_path / "world" / "photos" / world.users), world.resolution))
+    register(monkeypatch, world, tmp_path)
+    generator = torch.Generator().manual_seed(0)
+    for role in ("target", "verifier"):
+        embeddings = torch.randn(120, world.load(str(world.file(role))).embedding_dim, generator=generator)
+        columns = [Column("glasses", (embeddings[:, 0] > 0).double(), ("no", "yes"))]
+        made = fit_probe(role, embeddings, columns, torch.arange(120), sha256=sha256_file(world.file(role)))
+        made.save(tmp_path / "mine" / f"probe_{role}.safetensors", {"role": f"probe_{role}"})
+    words = ["--world=tiny", "--identities=0-2", "--steps=1", "--wandb=disabled", "--device=cpu"]
+    assert run_main(monkeypatch, audit, *words, "--probes=nowhere", "--out=runs/never") == 2
+    assert "expected probe_NAME.safetensors in nowhere, got none; run probe.py --out=nowhere" in capsys.readouterr().err
+    assert run_main(monkeypatch, audit, *words, "--probes=mine", "--out=runs/all") == 0
+    page = (tmp_path / "runs" / "all" / "audit.html").read_text()
+    assert "What is given away about a user" in page and "<th>glasses" in page
+    found = json.loads((tmp_path / "runs" / "all" / "class-score" / "report.json").read_text())["attributes"]
+    assert found["reader"] == "verifier" and found["rows"][0]["known"] and found["stored"] == "class weights"
+
+
+def test_a_probe_that_was_given_reads_before_the_worlds_own():
+    embeddings, columns = make_columns()
+    own, given = (
+        fit_probe("toy", embeddings, [columns[0]], torch.arange(300), metric="euclidean", sha256=sha256)
+        for sha256 in ("a", "b")
+    )
+    files = {"first": "a", "second": "b"}
+    judges = [Judge(name, RawRecognizer(torch.zeros(2, 64)), sees_users=False, metric="euclidean") for name in files]
+    assets = Assets(NOWHERE, None, None, judges, None, files)
+    found = {"a": own, "b": given}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ganinv.judging.readers.find_probe", lambda assets, role: found[files[role]])
+        assert find_reader(assets).name == "first"
+        assert find_reader(dataclasses.replace(assets, probes={"b": given})).name == "second"
 
 
 def test_several_attacks_stand_in_one_table():

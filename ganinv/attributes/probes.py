@@ -89,6 +89,18 @@ class Probe:
         )  # fmt: skip
 
 
+def load_probes(folder: str | Path) -> dict[str, Probe]:
+    """Returns the probes of a folder that probe.py wrote, by the SHA-256 of their networks; {} for "".
+
+    Raises: ValueError for a folder without any.
+    """
+    files = sorted(Path(folder).expanduser().glob("probe_*.safetensors")) if folder else []
+    if folder and not files:
+        raise ValueError(f"expected probe_NAME.safetensors in {folder}, got none; run probe.py --out={folder}")
+    probes = [Probe.load(file) for file in files]
+    return {probe.sha256: probe for probe in probes}
+
+
 def prepare(embeddings: torch.Tensor, metric: str) -> torch.Tensor:
     """Returns the features [N,D] that a probe reads."""
     rows = embeddings.double().cpu()

@@ -34,6 +34,7 @@ class Audit:
     force: bool = False  # go on though the check of the target on --photos finds it fed wrongly
     private_photos: bool = False  # also write private.html, which shows --photos beside the pictures; it stays here
     judge: str = ""  # who judges, such as sface,dlib: judges of the world, or what --target takes; "": the world's
+    probes: str = ""  # folder that probe.py wrote: what target and judges know of attributes of your own; "": the world's
     steps: int = 0  # of every search, after its candidates are scored; 0: each attack's own number
     seed: int = 0  # of candidates and transforms
     ladder: bool = False  # also: what a gallery gives away after how many answers, as study_access.py; minutes to hours

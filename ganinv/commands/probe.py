@@ -63,7 +63,7 @@ def run(config: ProbeAttributes) -> None:
     }
     print(write_probes(out, probes, card))
     register(world, out, probes)
-    print(f"{out}/attributes.md, and a probe for each network")
+    print(f"{out}/attributes.md, and a probe for each network: pass --probes={out} to an attack or an audit")
 
 
 def list_networks(world, target: str) -> dict[str, str]:

@@ -44,13 +44,15 @@ class Reader:
 def find_reader(assets: Assets) -> Reader:
     """Returns the reader of a run: the truth's where people are rendered, else the first judge with a probe.
 
-    Raises: AbsentError where there is none.
+    A probe that was given comes before the world's own. Raises: AbsentError where there is none.
     """
     if assets.truth is not None:
         return read_factors(assets)
     reason = "needs a judge, who reads attributes off pictures; none took part"
-    for judge in sorted(assets.judges, key=lambda one: one.sees_users):
-        probe = find_probe(assets, judge.name)
+    given = {id(probe) for probe in assets.probes.values()}
+    found = [(judge, find_probe(assets, judge.name)) for judge in sorted(assets.judges, key=lambda one: one.sees_users)]
+    found.sort(key=lambda pair: id(pair[1]) not in given)  # stable
+    for judge, probe in found:
         if probe is not None:
             return read_by_judge(assets, judge, probe)
         reason = "needs a probe of a judge, which reads attributes off pictures; fit one with probe.py"

@@ -33,6 +33,7 @@ class RunOptions:
     force: bool = False  # go on though the check of the target on --photos finds it fed wrongly
     private_photos: bool = False  # also write private.html, which shows --photos beside the pictures; it stays here
     judge: str = ""  # who judges, such as sface,dlib: judges of the world, or what --target takes; "": the world's
+    probes: str = ""  # folder that probe.py wrote: what target and judges know of attributes of your own; "": the world's
     label: str = ""  # name in comparisons; "": by method
     resume: str = ""  # a run folder to go on with, as it was configured; takes no other option
     from_run: str = ""  # a run folder to repeat in a new one; takes only --out, --device and --wandb beside it

@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from ganinv.attack.offline import attack as run_search
 from ganinv.attack.result import AttackResult
 from ganinv.attack.spread import Spread, check_spread
 from ganinv.attack.start import draw_probes
+from ganinv.attributes.probes import load_probes
 from ganinv.engine.checkpoint import drop_state
 from ganinv.engine.cluster import RayWorkers
 from ganinv.engine.precision import Choice, choose_precision, keep_memory, ready_recognizer
@@ -152,6 +153,7 @@ def prepare(config, method: str, photo_check: PhotoCheck | None = None) -> Job:
         photos=options.photos, prior=prior, identities=identities, gallery=options.gallery or options.templates,
         threshold=options.threshold, classes=options.classes, judges=[name for name in options.judge.split(",") if name],
     )  # fmt: skip
+    assets = replace(assets, probes=load_probes(options.probes))
     check_recognizer(assets.target, assets.world.resolution, device=device)
     if assets.generator is not None:
         check_prior(assets.generator, device=device)

@@ -13,7 +13,7 @@ from ganinv import cli
 from ganinv.attack.config import AttackConfig
 from ganinv.attributes.labels import Attribute, Column, name_values, read_labels
 from ganinv.attributes.posterior import Calibration
-from ganinv.attributes.probes import Probe
+from ganinv.attributes.probes import Probe, load_probes
 from ganinv.judging.attributes import measure_attributes
 from ganinv.judging.leak import SELECTION
 from ganinv.judging.protocol import JudgingAssets, draw_controls, draw_means
@@ -178,12 +178,3 @@ def calibrate(tuning: PastRun, out: Path) -> Calibration:
     }  # fmt: skip
     calibration.save(out / "calibration.safetensors", card)
     return calibration
-
-
-def load_probes(folder: str) -> dict[str, Probe]:
-    """Returns the probes of a folder that probe.py wrote, by the SHA-256 of their networks. Raises: ValueError for none."""
-    files = sorted(Path(folder).glob("probe_*.safetensors")) if folder else []
-    if folder and not files:
-        raise ValueError(f"expected probe_NAME.safetensors in {folder}, got none; run probe.py --out={folder}")
-    probes = [Probe.load(file) for file in files]
-    return {probe.sha256: probe for probe in probes}
