@@ -73,14 +73,36 @@ def test_a_claim_is_accepted_where_another_user_is_nearer_and_needs_a_claim():
         access(centre)
 
 
-def test_noise_is_each_query_s_own_and_repeats_with_the_seed():
-    access = TargetAccess(make_gallery(), "scores", options=Operator(answers="similarities", noise=0.5))
-    first, again = access(pictures()).logits, access(pictures()).logits
-    assert not torch.equal(first, again)
-    assert torch.equal(first, see(answers="similarities", noise=0.5))
-    assert not torch.equal(first, see(answers="similarities", noise=0.5, noise_seed=1))
-    many = see(answers="similarities", noise=0.5, images=pictures(1).expand(2000, -1, -1, -1))
-    assert 0.47 < many.std(0).mean() < 0.53
+def test_noise_is_the_picture_s_own_and_neither_order_nor_batch_moves_it():
+    blurred = {"answers": "similarities", "noise": 0.5}
+    first = see(**blurred)
+    alone = torch.cat([see(images=picture[None], **blurred) for picture in pictures()])
+    torch.testing.assert_close(alone, first, atol=1e-6, rtol=0)
+    torch.testing.assert_close(see(images=pictures().flip(0), **blurred), first.flip(0), atol=1e-6, rtol=0)
+    access = TargetAccess(make_gallery(), "scores", options=Operator(**blurred))
+    assert torch.equal(access(pictures()).logits, access(pictures()).logits)  # asking again says nothing new
+    assert (first - see(noise_seed=1, **blurred)).abs().min() > 1e-3
+    added = see(images=pictures(3000), **blurred) - see(images=pictures(3000), answers="similarities")
+    assert added.mean(0).abs().max() < 0.04 and ((added.std(0) - 0.5).abs() < 0.03).all()
+    assert torch.corrcoef(added.T).fill_diagonal_(0).abs().max() < 0.06  # of users with each other
+    assert abs(float((added / 0.5).pow(4).mean()) - 3) < 0.3  # as normal numbers have
+
+
+def test_last_bits_of_a_picture_move_its_noise_in_the_last_bits_alone():
+    images = pictures(200)
+    near, far = images + 1e-7 * torch.randn(images.shape), images + torch.randn(images.shape) / 127.5
+    plain, noisy = {"answers": "similarities"}, {"answers": "similarities", "noise": 0.5}
+    noise, moved, changed = (see(images=x, **noisy) - see(images=x, **plain) for x in (images, near, far))
+    assert (moved - noise).abs().max() < 1e-3
+    assert abs(float(torch.corrcoef(torch.stack([changed.flatten(), noise.flatten()]))[0, 1])) < 0.2  # a grey level away
+
+
+def test_noise_in_a_search_does_not_depend_on_the_batch():
+    generator, recognizer, _ = toy_world()
+    config = replace(BLACK_BOX, operator=Operator(noise=0.2), steps=3)
+    whole, small = (invert(generator, recognizer, (0, 2), replace(config, batch=size)) for size in (0, 1))
+    torch.testing.assert_close(small.images, whole.images, atol=0.02, rtol=0)
+    torch.testing.assert_close(small.scores, whole.scores, atol=1e-3, rtol=0)
 
 
 def test_a_picture_without_a_face_says_nothing(monkeypatch):

@@ -113,8 +113,8 @@ def made(tmp_path_factory):
         (["--workers=2"], "expected --engine=ray beside --address or --workers"),
         (["--engine=ray", "--workers=-1"], "expected workers in [0, 1e4], got -1"),
         (["--engine=ray", "--address=127.0.0.1:1"], "expected a Ray cluster at 127.0.0.1:1, got"),
-        (["--engine=ray", "--operator.limit=9"], "expected an operator without limit, budget and noise on several workers"),
-        (["--engine=ray", "--operator.noise=0.1"], "expected an operator without limit, budget and noise"),
+        (["--engine=ray", "--operator.limit=9"], "expected an operator without limit and budget on several workers"),
+        (["--engine=ray", "--operator.budget=99"], "expected an operator without limit and budget"),
         (["--engine=ray", "--address=nonsense"], "expected a Ray cluster at nonsense, got"),
     ],
 )

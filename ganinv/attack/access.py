@@ -121,7 +121,7 @@ class TargetAccess:
             raise ValueError("expected the user whom each picture claims to be, got none; pass identities")
         if self.options.limit is not None or self.options.budget is not None:
             self.queries.check(len(images), identities, self.options)
-        asked = Asked(identities, self.queries.gradients + self.queries.answers)
+        asked = Asked(identities)
         images = images.clone()  # a target that changes its input in place changes its own copy
         found = self.answer(images) if self.rung == "gradients" else self.answer(images, asked)
         gradients = self.rung == "gradients" and images.requires_grad and torch.is_grad_enabled()

@@ -44,7 +44,7 @@ class Operator:
     decimals: int | None = None  # answers are rounded to so many; None: not
     top: int | None = None  # only so many users are named, those of the highest scores; None: all
     claimed: bool = False  # every query claims to be one user, and only that user's score or acceptance is told
-    noise: float = 0.0  # standard deviation of what is added to every answer, anew for each query
+    noise: float = 0.0  # standard deviation of what is added to every answer: each picture's own, always the same
     noise_seed: int = 0  # of that
     faces: bool = False  # a picture in which MTCNN finds no face gets the lowest answer
     limit: int | None = None  # queries answered for each user; None: any number

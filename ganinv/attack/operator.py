@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +16,16 @@ from ganinv.ranges import check_ranges
 
 ANSWERS = ("scores", "similarities")
 FACE = 0.9  # of MTCNN, from which a picture is answered
+ANGLES = 4  # numbers that stand for a picture where noise is made of it
+WAVES = 16  # cosines that are added for one answer's noise, by then as good as normal
+RUGGED = 5.0  # how fast the angles turn: pictures of 64 px a grey level apart have noise of their own
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Of one call: whom each picture claims to be [N], None for nobody, and how many queries came before it."""
+    """Of one call: whom each picture claims to be [N], None for nobody."""
 
     identities: torch.Tensor | None = None
-    before: int = 0
 
 
 def check_operator(options: Operator, rung: str, recognizer: Recognizer) -> None:
@@ -82,7 +86,7 @@ def apply_options(options: Operator, rung: str, shown: Recognition, images: torc
     """
     scores, embeddings = shown.logits, shown.embeddings
     if options.noise and rung != "decisions":
-        embeddings, scores = (blur(values, options, asked) for values in (embeddings, scores))
+        embeddings, scores = (blur(values, options, images) for values in (embeddings, scores))
     if options.faces:
         refused = (detect_faces(images.detach().cpu()) < FACE).to(images.device)[:, None]
         lowest = 0.0 if options.answers == "scores" else torch.nan
@@ -98,15 +102,28 @@ def apply_options(options: Operator, rung: str, shown: Recognition, images: torc
     return Recognition(embeddings, scores)
 
 
-def blur(values: torch.Tensor | None, options: Operator, asked: Asked) -> torch.Tensor | None:
-    """Returns answers [N,...] with noise, every query's own: asked again, the same picture gets another answer."""
+def blur(values: torch.Tensor | None, options: Operator, images: torch.Tensor) -> torch.Tensor | None:
+    """Returns answers [N,...] to images [N,3,H,W] with noise that the picture and the seed decide.
+
+    Asked again, the same picture gets the same answer: nobody averages the noise away, and it matters neither in which order
+    nor in which batches pictures are asked. It is a rugged function of the picture, a sum of cosines of random phases, rather
+    than a hash of its bits, so that the last bits of a picture, which do depend on the batch, move it in its last bits.
+    """
     if values is None:
         return None
-    rows = [
-        torch.randn(values.shape[1:], generator=seeded(options.noise_seed, "answer", asked.before + row))
-        for row in range(len(values))
-    ]
-    return values + options.noise * torch.stack(rows).to(values)
+    turns, mix, phases = draw_waves(options.noise_seed, images[0].numel(), values[0].numel())
+    angles = images.detach().double().cpu().flatten(1) @ turns  # [N,ANGLES]
+    noise = ((angles @ mix).view(len(values), WAVES, -1) + phases).cos().sum(1) * math.sqrt(2 / WAVES)
+    return values + options.noise * noise.view(values.shape).to(values)
+
+
+@functools.lru_cache(4)
+def draw_waves(seed: int, pixels: int, answers: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns of a noise turns [pixels,ANGLES], mix [ANGLES,WAVES*answers] of whole numbers, and phases [WAVES,answers]."""
+    generator = seeded(seed, "noise", pixels, answers)
+    turns = RUGGED * torch.randn(pixels, ANGLES, generator=generator, dtype=torch.float64)
+    mix = torch.randint(-3, 4, (ANGLES, WAVES * answers), generator=generator).double()
+    return turns, mix, 2 * math.pi * torch.rand(WAVES, answers, generator=generator, dtype=torch.float64)
 
 
 def round_to(values: torch.Tensor, decimals: int) -> torch.Tensor:

@@ -97,9 +97,9 @@ class PartWorker:
 def check_spread(config: AttackConfig) -> None:
     """Raises: ValueError for an operator whose answers depend on all queries before, which no worker knows of."""
     operator = config.operator
-    if operator.limit is not None or operator.budget is not None or operator.noise:
+    if operator.limit is not None or operator.budget is not None:
         raise ValueError(
-            "expected an operator without limit, budget and noise on several workers, got one that counts queries; "
+            "expected an operator without limit and budget on several workers, got one that counts queries; "
             "leave out --engine=ray"
         )
 
