@@ -200,6 +200,55 @@ def test_it_goes_on_from_any_step_to_the_bit(tmp_path):
         assert again.queries == whole.queries
 
 
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("access", "operator", "total"),
+    [
+        ("scores", Operator(answers="similarities", claimed=True), 24),
+        ("scores", Operator(answers="similarities", decimals=2), 12),
+        ("decisions", Operator(claimed=True), None),
+        ("decisions", Operator(), None),
+    ],
+)
+def test_a_recovery_that_was_killed_asks_nothing_twice(tmp_path, access, operator, total):
+    states = []
+    recovery = Recovery(queries=12 if total else 60, pictures=60, blends=80)
+    config = replace(CONFIG, access=access, operator=operator, steps=1, recovery=recovery)
+
+    def keep(describe):
+        save_state(tmp_path / f"{len(states)}.safetensors", describe())
+        states.append(tmp_path / f"{len(states)}.safetensors")
+
+    whole = attack(toy_world()[0], make_gallery(), USERS, config, on_answers=keep)
+    asked = whole.queries["answers"]
+    assert asked == total or total is None and asked > 60
+    for number, file in enumerate(states):
+        fresh = []
+        again = attack(
+            toy_world()[0], make_gallery(), USERS, config, state=load_state(file),
+            on_answers=lambda describe, fresh=fresh: fresh.append(describe()["asked"]["answers"]),
+        )  # fmt: skip
+        assert fresh == [load_state(later)["asked"]["answers"] for later in states[number + 1 :]]
+        assert again.queries == whole.queries and torch.equal(again.images, whole.images)
+    assert len(states) >= 2 or not operator.claimed
+
+
+def test_answers_are_kept_before_they_are_used(tmp_path):
+    kept = []
+
+    def stop(describe):
+        kept.append(describe())
+        raise Stop
+
+    with pytest.raises(Stop):
+        attack(toy_world()[0], make_gallery(), USERS, CONFIG, on_answers=stop)
+    counted = kept[0]["recovery"]["answers"]
+    assert len(counted["keys"]) == kept[0]["asked"]["answers"] == 12 and counted["answers"].isfinite().all()
+
+
 def test_from_python_the_same():
     settings = {"access": "scores", "operator": {"answers": "similarities"}, "network": "public", "steps": 2}
     run = ganinv.LatentAttack(

@@ -15,15 +15,21 @@ from ganinv.attack.goals import make_goal
 from ganinv.attack.invert import ignore, invert
 from ganinv.attack.recovery import make_pool, recover_from_decisions, recover_from_similarities
 from ganinv.attack.result import AttackResult, Cost
+from ganinv.attack.transcript import Transcript
 from ganinv.interfaces import Generator, Recognizer
 
 
 def attack(
-    generator: Generator | None, recognizer: Recognizer, identities: tuple[int, ...], config: AttackConfig, **options
-) -> AttackResult:
-    """Returns what invert finds; of a public network, after its templates were recovered. Takes what invert takes."""
-    run = invert_offline if config.network == "public" else invert
-    return run(generator, recognizer, identities, config, **options)
+    generator: Generator | None, recognizer: Recognizer, identities: tuple[int, ...], config: AttackConfig, *,
+    on_answers: Callable[[Callable[[], dict]], None] = ignore, **options,
+) -> AttackResult:  # fmt: skip
+    """Returns what invert finds; of a public network, after its templates were recovered. Takes what invert takes.
+
+    on_answers: see invert_offline.
+    """
+    if config.network == "public":
+        return invert_offline(generator, recognizer, identities, config, on_answers=on_answers, **options)
+    return invert(generator, recognizer, identities, config, **options)
 
 
 def invert_offline(
@@ -36,6 +42,7 @@ def invert_offline(
     device: torch.device | str = "cpu",
     state: Mapping | None = None,
     on_state: Callable[[Callable[[], dict]], None] = ignore,
+    on_answers: Callable[[Callable[[], dict]], None] = ignore,
     goal: object = None,
     **options,
 ) -> AttackResult:
@@ -43,19 +50,30 @@ def invert_offline(
 
     The network is the attacker's own copy, of which nothing is counted as a query: result.queries and result.cost are of
     the answers, and queries["own_copy"] says how many pictures went through the copy. With the access "embeddings" the
-    templates are those of the gallery, as if stolen, and nothing is asked. A state holds the templates once all are
-    recovered; a call that is stopped before begins anew, asks the same, and gets the same answers.
+    templates are those of the gallery, as if stolen, and nothing is asked. on_answers gets, after every answer and before
+    it is used, a function that describes the work so far, as on_state does: with such a state, too, a later call goes on from
+    there, ends in the same result, and asks nothing again.
     Raises: ValueError, see invert; FaultError where a user's template cannot be recovered.
     """
     began = time.perf_counter()
     check_config(config, recognizer, identities, generator is not None, make_goal(config, recognizer))
-    queries = Queries(max(identities) + 1, device)
+    queries, state = Queries(max(identities) + 1, device), state or {}
     if state:
-        templates, seconds = state["recovered"].to(device), state["recovery_seconds"]
         queries.set_state(state["asked"])
+    if "recovered" in state:
+        templates, seconds = state["recovered"].to(device), state["recovery_seconds"]
     else:
-        templates = recover(generator, recognizer, identities, config, queries, seed, device)
-        seconds = time.perf_counter() - began
+        before = state.get("recovery_seconds", 0.0)
+
+        def describe(recovery: Mapping) -> dict:
+            seconds = before + time.perf_counter() - began
+            return {"recovery": recovery, "recovery_seconds": seconds, "asked": queries.get_state(), "steps": 0}
+
+        templates = recover(
+            generator, recognizer, identities, config, queries, seed, device, state=state.get("recovery"),
+            on_answers=lambda recovery: on_answers(lambda: describe(recovery())),
+        )  # fmt: skip
+        seconds, state = before + time.perf_counter() - began, None
     known = {"recovered": templates, "recovery_seconds": seconds, "asked": queries.get_state()}
     result = invert(
         generator, recognizer, identities, replace(config, network="secret", access="gradients", operator=Operator()),
@@ -75,19 +93,36 @@ def recover(
     queries: Queries,
     seed: int,
     device: torch.device | str = "cpu",
+    *,
+    state: Mapping | None = None,
+    on_answers: Callable[[Callable[[], dict]], None] = ignore,
 ) -> torch.Tensor:
-    """Returns templates [T,D], those of the identities as far as the access tells of them; no other row means anything."""
+    """Returns templates [T,D], those of the identities as far as the access tells of them; no other row means anything.
+
+    state, on_answers: see invert_offline; a user whose template is there is not worked out again.
+    """
     if config.access == "embeddings":
         return recognizer.templates
     wanted, access = config.recovery, TargetAccess(recognizer, config.access, queries=queries, options=config.operator)
-    pool = make_pool(generator, recognizer, wanted.pictures, seed, device=device)
-    if config.access == "scores":
-        found = recover_from_similarities(access, pool, identities, wanted.queries)
-    else:
-        found = recover_from_decisions(
-            access, pool, identities, wanted.queries, recognizer.threshold, seed=seed, blends=wanted.blends,
+    alone = access.claims or config.access == "decisions"
+    groups = [(identity,) for identity in identities] if alone else [identities]
+    finished, kept = (list(state["finished"]), state["answers"]) if state else ([], None)
+    pool = make_pool(generator, recognizer, wanted.pictures, seed, device=device) if len(finished) < len(groups) else None
+
+    def recover_group(users: tuple[int, ...], kept: Mapping | None) -> torch.Tensor:
+        asked = Transcript(
+            access, users, kept, lambda: on_answers(lambda: {"finished": finished, "answers": asked.get_state()})
+        )
+        if config.access == "scores":
+            return recover_from_similarities(asked, pool, users, wanted.queries).templates
+        return recover_from_decisions(
+            asked, pool, users, wanted.queries, recognizer.threshold, seed=seed, blends=wanted.blends,
             known=wanted.knows_threshold,
-        )  # fmt: skip
-    templates = torch.ones(max(identities) + 1, found.templates.shape[1])  # rows of nobody are read by nobody
-    templates[list(identities)] = found.templates
+        ).templates  # fmt: skip
+
+    for users in groups[len(finished) :]:
+        finished.append(recover_group(users, kept))
+        kept = None  # it was of the user who was asked for when the call stopped
+    templates = torch.ones(max(identities) + 1, finished[0].shape[1])  # rows of nobody are read by nobody
+    templates[list(identities)] = torch.cat(finished)
     return templates.to(device)

@@ -277,7 +277,13 @@ def show_search(job: Job, folder: RunFolder, tracker: Tracker, state: Mapping | 
             if number:
                 raise StoppedError(number, f"stopped and saved; go on with --resume={folder.path}{job.again}")
 
-        yield {"on_step": on_step, "on_state": on_state, "on_scored": on_scored}
+        def on_answers(describe: Callable[[], dict]) -> None:
+            number = signalled()
+            folder.save_state(describe())  # each time: an answer that is lost would have to be asked for again
+            if number:
+                raise StoppedError(number, f"stopped and saved; go on with --resume={folder.path}{job.again}")
+
+        yield {"on_step": on_step, "on_state": on_state, "on_scored": on_scored, "on_answers": on_answers}
 
 
 def choose_forms(job: Job, target) -> Choice:
