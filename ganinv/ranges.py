@@ -52,7 +52,11 @@ RANGES = {
     "Operator.limit": "[1, 1e12]",
     "Operator.budget": "[1, 1e12]",
     "Recovery.queries": "[2, 1e6]",
+    "Recovery.enough": "[0, 1]",
     "Recovery.pictures": "[2, 1e6]",
+    "Surrogate.pictures": "[16, 1e6]",
+    "Surrogate.rounds": "[1, 1e4]",
+    "Surrogate.views": "[1, 1e5]",
     # trainings
     "TrainGan.steps": "[1, 1e9]",
     "TrainGan.batch": "[1, 1e6]",

@@ -224,7 +224,7 @@ def test_a_recovery_that_was_killed_asks_nothing_twice(tmp_path, access, operato
 
     whole = attack(toy_world()[0], make_gallery(), USERS, config, on_answers=keep)
     asked = whole.queries["answers"]
-    assert asked == total or total is None and asked > 60
+    assert asked == total or (total is None and asked > 20)
     for number, file in enumerate(states):
         fresh = []
         again = attack(
@@ -286,3 +286,14 @@ def test_the_assessment_says_that_the_templates_were_recovered():
     recovered = assessment.list_held(report, {"access": "scores", "network": "public"})
     assert any("were stored" in line for line in stolen) and any("recovered from answers" in line for line in recovered)
     assert not any("were stored" in line for line in recovered)
+
+
+def test_accept_or_reject_stops_where_the_template_is_known_well_enough():
+    target, access, pool = open_door("decisions", count=400, claimed=True)
+    found = recover_from_decisions(access, pool, USERS, 150, target.threshold, blends=160, enough=0.1)
+    asked = access.queries.describe()["per_identity"]
+    assert max(asked.values()) < 150 and float(found.spread.max()) < 0.1 * 6 and miss(found, target) < 0.9
+    more = open_door("decisions", count=400, claimed=True)
+    recover_from_decisions(more[1], more[2], USERS, 150, target.threshold, blends=160)
+    assert sum(more[1].queries.describe()["per_identity"].values()) > sum(asked.values())
+    assert Recovery().count("decisions") == 2000 and Recovery().count("scores") == 300 and Recovery(queries=7).count("x") == 7

@@ -52,6 +52,7 @@ class LatentAttack:
         seed: int = 0,
         photos: str | Path | None = None,
         force: bool = False,
+        surrogate: Recognizer | None = None,
         on_step: Callable[[dict], None] = ignore,
         workers: Workers | None = None,
     ) -> AttackResult:
@@ -60,11 +61,15 @@ class LatentAttack:
         templates [T,D]: embeddings to reach instead of the users' scores; identity i is then row i. The attack runs where
         the target's weights are. photos: a folder of photos of the users, on which the target is tried before the attack,
         which sees none of them; force: go on whatever it says of them. on_step gets a row a step: "step", "objective", ...
-        workers: an open ganinv.RayWorkers, over which the work is spread; None: this process.
+        workers: an open ganinv.RayWorkers, over which the work is spread; None: this process. surrogate: a public network
+        on which a copy of the target is fitted to its scores, and searched in its place.
         Raises: ValueError, see invert.invert; where the photos say that the target is fed wrongly.
         """
         identities = try_first(target, identities, photos, prior.resolution, force)
-        return search(self.config, prior, target, identities, templates, seed, None, prior.resolution, on_step, workers)
+        config = self.config
+        if surrogate is not None and not config.surrogate.network:
+            config = dataclasses.replace(config, surrogate=dataclasses.replace(config.surrogate, network="of one's own"))
+        return search(config, prior, target, identities, templates, seed, None, prior.resolution, on_step, workers, surrogate)
 
     def __repr__(self) -> str:
         changed = list_changes(self.config, self.defaults)
@@ -136,6 +141,7 @@ def search(
     resolution: int,
     on_step: Callable[[dict], None],
     workers: Workers | None,
+    surrogate: Recognizer | None = None,
 ) -> AttackResult:
     """Returns what invert finds, with the target in its faster, equal form."""
     keep_memory()
@@ -148,7 +154,7 @@ def search(
     searched = choose_precision(config.precision, prior, fast, probes).apply(prior, fast)
     return run_search(
         prior, fast, identities, config, seed=seed, start=start, device=device, searched=searched, goal=goal,
-        on_step=on_step, schedule=Spread(workers) if workers else None,
+        on_step=on_step, schedule=Spread(workers) if workers else None, surrogate=surrogate,
     )  # fmt: skip
 
 

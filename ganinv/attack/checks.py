@@ -70,6 +70,9 @@ def check_access(config: AttackConfig, goal: Goal | None) -> None:
         raise ValueError(f"expected an access among {', '.join(RUNGS)}, got {config.access}")
     if config.network == "public":
         return
+    if config.surrogate.network:
+        check_surrogate(config)
+        return
     if SEARCHERS[config.optim.optimizer].gradients and config.access != "gradients":
         without = " or ".join(name for name, searcher in SEARCHERS.items() if not searcher.gradients)
         raise ValueError(
@@ -83,13 +86,28 @@ def check_access(config: AttackConfig, goal: Goal | None) -> None:
         )
 
 
+def check_surrogate(config: AttackConfig) -> None:
+    """Raises: ValueError for a search in a copy of the target that cannot be run."""
+    got = f"--access={config.access}, --goal={config.goal}, the optimizer {config.optim.optimizer}"
+    if config.access != "scores" or config.goal != "class" or not SEARCHERS[config.optim.optimizer].gradients:
+        raise ValueError(
+            f"expected --access=scores, --goal=class and an optimizer with gradients beside --surrogate.network, got {got}; "
+            "a copy is fitted to scores and searched with gradients of its own"
+        )
+    if config.operator.claimed or not SPACES[config.space].needs_prior:
+        raise ValueError(
+            "expected an operator that shows all users' scores, and a space of a prior, beside --surrogate.network, got "
+            f"operator.claimed={config.operator.claimed} and the space {config.space}"
+        )
+
+
 def check_limits(config: AttackConfig, recognizer: Recognizer, users: int) -> None:
     """Raises: ValueError for operator's options that cannot be, or that answer fewer queries than the search may take."""
     options = config.operator
     check_operator(options, config.access, recognizer)
     if config.network == "public":
         check_recovery(config, recognizer)
-        needed = 0 if config.access == "embeddings" else config.recovery.queries
+        needed = 0 if config.access == "embeddings" else config.recovery.count(config.access)
         check_answered(options, needed, needed * users, "--recovery.queries")
         return
     if options.answers == "similarities":
@@ -117,9 +135,9 @@ def check_recovery(config: AttackConfig, recognizer: Recognizer) -> None:
     if config.access == "decisions" and getattr(recognizer, "threshold", None) is None:
         raise ValueError("expected a threshold to accept or reject by, got none; pass --threshold")
     recovery = config.recovery
-    if config.access == "scores" and recovery.queries > recovery.pictures:
+    if config.access == "scores" and recovery.count("scores") > recovery.pictures:
         raise ValueError(
-            f"expected recovery.queries of at most the {recovery.pictures} of recovery.pictures, got {recovery.queries}"
+            f"expected recovery.queries of at most the {recovery.pictures} of recovery.pictures, got {recovery.count('scores')}"
         )
 
 
@@ -140,6 +158,10 @@ def count_queries(config: AttackConfig, users: int) -> tuple[int, int]:
     The few pictures on which the batch is measured are left out; a searcher that does not say how many points it asks about
     in a step counts as one.
     """
+    if config.surrogate.network:
+        wanted = config.surrogate
+        each = wanted.rounds * wanted.views * config.restarts
+        return each, users * each + wanted.pictures
     optim, searcher = config.optim, SEARCHERS[config.optim.optimizer]
     points = getattr(searcher, "count_points", lambda optim: 1)(optim)
     halvings, alive, each = {round(share * config.steps) for share in optim.halve_at}, config.restarts, 0

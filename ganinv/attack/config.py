@@ -55,10 +55,25 @@ class Operator:
 class Recovery:
     """How the templates of a public network's gallery are recovered from its answers, before a search without the target."""
 
-    queries: int = 300  # pictures shown for each user
+    queries: int | None = None  # most pictures shown for each user; None: 300, of accept or reject alone 2000
+    enough: float = 0.33  # of accept or reject alone: stop where a template is known to so much of the threshold; 0: do not
     pictures: int = 3000  # seeded samples of the prior among which those are chosen; nobody is asked for these
-    blends: int = 640  # most that are blended of them for one user, where the target only accepts or rejects
+    blends: int = 3000  # most that are blended of them for one user, where the target only accepts or rejects
     knows_threshold: bool = True  # the attacker knows at which threshold it accepts
+
+    def count(self, access: str) -> int:
+        """Returns the most pictures shown for each user at an access."""
+        return self.queries or (2000 if access == "decisions" else 300)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surrogate:
+    """How a secret network with scores is searched in a local copy, fitted on a public network to what it answers."""
+
+    network: str = ""  # the public network, which is no judge then: dlib | sface | ... or NAME.safetensors; "": no copy
+    pictures: int = 2000  # samples of the prior that the target scores, once for all users
+    rounds: int = 3  # of search in the copy, return to the target with all restarts, and fitting it anew
+    views: int = 4  # random transforms of each picture that the target scores on a return, the picture itself among them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +106,7 @@ class AttackConfig:
     augment: Augment = field(default_factory=Augment)
     operator: Operator = field(default_factory=Operator)
     recovery: Recovery = field(default_factory=Recovery)
+    surrogate: Surrogate = field(default_factory=Surrogate)
 
 
 # halving is on ten tuning users of an earlier world as good as none dropped: acc_at_1 1.00 both, identity similarity 0.52

@@ -15,20 +15,28 @@ from ganinv.attack.goals import make_goal
 from ganinv.attack.invert import ignore, invert
 from ganinv.attack.recovery import make_pool, recover_from_decisions, recover_from_similarities
 from ganinv.attack.result import AttackResult, Cost
+from ganinv.attack.surrogate import invert_by_copy
 from ganinv.attack.transcript import Transcript
 from ganinv.interfaces import Generator, Recognizer
 
 
 def attack(
     generator: Generator | None, recognizer: Recognizer, identities: tuple[int, ...], config: AttackConfig, *,
-    on_answers: Callable[[Callable[[], dict]], None] = ignore, **options,
+    on_answers: Callable[[Callable[[], dict]], None] = ignore, surrogate: Recognizer | None = None, **options,
 ) -> AttackResult:  # fmt: skip
     """Returns what invert finds; of a public network, after its templates were recovered. Takes what invert takes.
 
-    on_answers: see invert_offline.
+    on_answers: see invert_offline. surrogate: a public network on which a copy of the target is fitted and searched.
+    Raises: ValueError where the configuration names one and none is given.
     """
     if config.network == "public":
         return invert_offline(generator, recognizer, identities, config, on_answers=on_answers, **options)
+    if config.surrogate.network:
+        if surrogate is None:
+            raise ValueError(f"expected the network {config.surrogate.network} for the copy, got none; pass surrogate=")
+        return invert_by_copy(
+            generator, recognizer, identities, config, surrogate=surrogate, on_answers=on_answers, **options
+        )
     return invert(generator, recognizer, identities, config, **options)
 
 
@@ -114,10 +122,10 @@ def recover(
             access, users, kept, lambda: on_answers(lambda: {"finished": finished, "answers": asked.get_state()})
         )
         if config.access == "scores":
-            return recover_from_similarities(asked, pool, users, wanted.queries).templates
+            return recover_from_similarities(asked, pool, users, wanted.count(config.access)).templates
         return recover_from_decisions(
-            asked, pool, users, wanted.queries, recognizer.threshold, seed=seed, blends=wanted.blends,
-            known=wanted.knows_threshold,
+            asked, pool, users, wanted.count(config.access), recognizer.threshold, seed=seed, blends=wanted.blends,
+            known=wanted.knows_threshold, enough=wanted.enough,
         ).templates  # fmt: skip
 
     for users in groups[len(finished) :]:

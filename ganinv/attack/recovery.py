@@ -203,13 +203,14 @@ def gather(found: list[tuple[np.ndarray, float]]) -> Recovered:
 
 def recover_from_decisions(
     access: Access, pool: Pool, identities: tuple[int, ...], queries: int, threshold: float | None, *, seed: int = 0,
-    blends: int = 600, known: bool = True, on_user: Callable[[int, Pool], None] = lambda *_: None,
+    blends: int = 600, known: bool = True, enough: float = 0.0, on_user: Callable[[int, Pool], None] = lambda *_: None,
     on_query: Callable[[int, int, Callable[[], np.ndarray]], None] = lambda *_: None,
 ) -> Recovered:  # fmt: skip
     """Returns the templates of users by what is accepted and rejected as each of them.
 
     queries: for each user. threshold: of the metric, the operator's or, where it is not known, about it. blends: most
-    pictures that are made for one user. on_query(identity, asked, look) is called after each of the decisions.
+    pictures that are made for one user. enough: where the expected distance to the true template is below this share of
+    the threshold's, nothing more is asked. on_query(identity, asked, look) is called after each of the decisions.
     Raises: FaultError where no picture is accepted; ValueError without a threshold.
     """
     if threshold is None:
@@ -220,7 +221,8 @@ def recover_from_decisions(
     limit = frame.square(threshold if frame.cosine else -threshold)
     found = []
     for identity in identities:
-        found.append(DecisionHunt(access, pool, frame, identity, limit, seed, blends, known).run(queries, on_query))
+        hunt = DecisionHunt(access, pool, frame, identity, limit, seed, blends, known)
+        found.append(hunt.run(queries, enough, on_query))
         on_user(identity, pool)
     return gather(found)
 
@@ -240,9 +242,10 @@ class DecisionHunt:
         self.rows, self.offsets = frame.lift(pool.embeddings)
         self.shown, self.accepted = [], []
 
-    def run(self, queries: int, on_query: Callable) -> tuple[np.ndarray, float]:
-        """Asks so many times; returns the template and its spread."""
-        while len(self.shown) < queries:
+    def run(self, queries: int, enough: float, on_query: Callable) -> tuple[np.ndarray, float]:
+        """Asks so many times, or until the spread is enough; returns the template and its spread."""
+        near = enough * np.sqrt(self.limit)
+        while len(self.shown) < queries and not (self.accepted and self.frame.finish(self.belief)[1] < near):
             chosen = self.choose(min(ROUND, queries - len(self.shown)))
             if not chosen:
                 break

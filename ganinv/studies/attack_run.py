@@ -32,6 +32,7 @@ from ganinv.judging.protocol import JudgingAssets, draw_controls, draw_means, ju
 from ganinv.photos import hash_photos
 from ganinv.priors.checks import check_prior
 from ganinv.ranges import check_ranges
+from ganinv.recognizers.adapters import names_code, weight_file
 from ganinv.recognizers.checks import check_recognizer
 from ganinv.reports.private_page import write_private
 from ganinv.reports.provenance import describe_provenance, find_differences
@@ -56,7 +57,7 @@ class Job:
     """An attack that was checked and loaded.
 
     start: first pictures [T,C,R,R] of an attack without a prior; again: the options that name its code, for a resume;
-    photo_check: of a target of one's own and --photos, else None.
+    photo_check: of a target of one's own and --photos, else None; surrogate: the network of --surrogate.network, else None.
     """
 
     method: str
@@ -70,6 +71,7 @@ class Job:
     provenance: dict
     again: str
     photo_check: PhotoCheck | None = None
+    surrogate: object = None
 
 
 def run_attack(config, method: str, *, photo_check: PhotoCheck | None = None) -> dict:
@@ -160,6 +162,7 @@ def prepare(config, method: str, photo_check: PhotoCheck | None = None) -> Job:
     goal = make_goal(attack, assets.target)
     check_config(attack, assets.target, identities, assets.generator is not None, goal)
     check_independent(assets.target, assets.judges)
+    surrogate = load_surrogate(attack.surrogate.network, assets)
     if photo_check is None or (photo_check.problem and not options.force):
         photo_check = check_photos(assets, options)
     start = None if prior else load_start(config.start, identities, assets.world)
@@ -176,7 +179,24 @@ def prepare(config, method: str, photo_check: PhotoCheck | None = None) -> Job:
         if options.resume and any(line.startswith(("weights", "photos", "code")) for line in differences):
             raise ValueError(f"expected the weights, photos and code that {options.resume} began with, got others (above)")
     again = "".join(f" --{option}={given[option]}" for option in code)
-    return Job(method, attack, goal, options, device, identities, assets, start, provenance, again, photo_check)
+    return Job(method, attack, goal, options, device, identities, assets, start, provenance, again, photo_check, surrogate)
+
+
+def load_surrogate(spec: str, assets: Assets):
+    """Returns the public network on which a copy of the target is fitted, noted among the run's weights; None for "".
+
+    Raises: ValueError for code, or a network that judges.
+    """
+    if not spec:
+        return None
+    if names_code(spec):
+        raise ValueError(f"expected a published network or NAME.safetensors for surrogate.network, got {spec}")
+    if spec in [judge.name for judge in assets.judges]:
+        others = ",".join(judge.name for judge in assets.judges if judge.name != spec) or "NAME"
+        raise ValueError(f"expected judges that take no part, got {spec}, which the copy is fitted on; pass --judge={others}")
+    network = assets.world.load(spec)
+    assets.files["surrogate"] = weight_file(spec)
+    return network
 
 
 def check_photos(assets: Assets, options) -> PhotoCheck | None:
@@ -229,7 +249,7 @@ def search(job: Job, config, folder: RunFolder, tracker: Tracker) -> AttackResul
         result = run_search(
             job.assets.generator, target, job.identities, attack, seed=options.seed, start=job.start, device=job.device,
             prior=prior, searched=choice.apply(job.assets.generator, target), goal=job.goal, state=state, schedule=schedule,
-            **callbacks,
+            surrogate=job.surrogate, **callbacks,
         )  # fmt: skip
     folder.write_result(result)
     return result
