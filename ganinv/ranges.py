@@ -93,6 +93,7 @@ RANGES = {
     "StudyCapacity.batch": "[8, 1e6]",
     "StudyCapacity.public": "[10, 99000]",
     "StudyAccess.pictures": "[2, 1e6]",
+    "StudyAccess.most": "[1, 1e9]",
     "blends": "[0, 1e6]",
     "attack_steps": "[0, 1e7]",
     "seeds": "[1, 1000]",

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from ganinv.attack.config import Operator
+from ganinv.attack.config import Operator, Optim, Surrogate
 from ganinv.attack.spaces import fit_whitening
 from ganinv.recognizers.gallery import EnrolledRecognizer, Gallery
 from ganinv.reports.audit_page import show_ladder
-from ganinv.studies.access import cells, curves, plan
+from ganinv.studies.access import cells, curves, plan, records, running, searching
 from ganinv.studies.access.cells import Bench, Remembered, invert_templates, measure, recover_templates
+from ganinv.studies.access.records import describe_key, open_record, write_record
+from ganinv.studies.access.searching import search_target
 from tests.toys import RawRecognizer, toy_world
 
 USERS = (0, 2)
@@ -64,17 +67,23 @@ def test_seeds_stand_beside_each_other_and_what_was_not_judged_says_so():
     rows = curves.gather({"5": [unjudged], "10": [make_point([True, False]), make_point([True, True])]})
     assert rows[0]["judged"] == 0 and rows[0]["distance"] == pytest.approx(0.4) and rows[0]["asked"] == 5
     assert rows[0]["failed"] == 1 and rows[1]["given_away"] == [1, 2] and rows[1]["accepted"] == {"sface": [1, 2]}
-    table = curves.format_table({"distances": rows}, {"distances": curves.find_limits(rows)})
+    named = {("dlib", "distances"): rows}
+    table = curves.format_table(named, {("dlib", "distances"): curves.find_limits(rows)})
     assert "not judged" in table and "1, 2 of 2" in table and "none tried" in table
-    assert curves.format_csv({"distances": rows}).splitlines()[2].endswith(",2,1 2")
-    assert curves.draw_curves({"distances": rows}).axes[1].get_ylim()[1] > 1
+    assert curves.format_csv(named).splitlines()[2].endswith(",2,1 2")
+    assert curves.draw_curves(named).axes[1].get_ylim()[1] > 1
+    searched = curves.gather({"10": [{key: value for key, value in make_point([True]).items() if key != "distance"}]})
+    assert searched[0]["distance"] is None and curves.format_csv({("cnn", "scores"): searched}).count("cnn,scores,10") == 1
 
 
 def test_an_audit_shows_a_study_that_lies_in_its_folder(tmp_path):
     assert show_ladder(tmp_path) == {}
     points = {"10": make_point([False, False]), "64": make_point([True, False], 64)}
-    (tmp_path / "distances-seed0.json").write_text(json.dumps(points))
-    curves.write_results(tmp_path, tmp_path, [plan.Cell("distances", 0)], [0, 1])
+    cell = plan.Cell("distances", 0, "dlib")
+    with pytest.raises(ValueError, match="expected finished cells in .*, got none"):
+        curves.write_results(tmp_path)
+    write_record(tmp_path, cell, open_record(tmp_path, cell, make_key(cell)) | {"points": points})
+    curves.write_results(tmp_path)
     shown = show_ladder(tmp_path)
     (row,) = shown["rows"]
     assert row["points"] == ["10: 0 of 2", "64: 1 of 2"] and row["words"] == "distances of the claimed user"
@@ -82,10 +91,37 @@ def test_an_audit_shows_a_study_that_lies_in_its_folder(tmp_path):
     assert shown["figure"].startswith("data:image/png;base64,")
 
 
+def make_key(cell: plan.Cell, **changed: str) -> dict:
+    weights = {role: {"sha256": changed.get(role, role)} for role in ("prior", "target", "gallery", "references", "sface")}
+    return describe_key(cell, weights, [0, 1], ["sface"], {"steps": 50})
+
+
+def test_a_cell_is_one_of_its_weights_judges_and_settings(monkeypatch, tmp_path):
+    cell = plan.Cell("distances", 1, "dlib")
+    key = make_key(cell)
+    first = open_record(tmp_path, cell, key)
+    assert first["points"] == {} and first["target"] == "dlib" and first["seed"] == 1
+    write_record(tmp_path, cell, first | {"points": {"10": {"asked": {}}}})
+    assert open_record(tmp_path, cell, key)["points"] == {"10": {"asked": {}}}
+    for changed in ("prior", "target", "gallery", "references", "sface"):
+        assert open_record(tmp_path, cell, make_key(cell, **{changed: "another"}))["points"] == {}
+    monkeypatch.setitem(plan.ATTACKERS, "distances", replace(plan.ATTACKERS["distances"], far=0.1))
+    assert open_record(tmp_path, cell, make_key(cell))["points"] == {}
+    (tmp_path / "cells" / f"{cell.name}.json").write_text("[]")
+    with pytest.raises(ValueError, match="expected JSON as ganinv writes it"):
+        open_record(tmp_path, cell, key)
+
+
 def test_what_was_asked_for_is_checked():
     assert [cell.name for cell in plan.list_cells("template,decisions", 2)] == [
         "template-seed0", "decisions-seed0", "template-seed1", "decisions-seed1"
     ]  # fmt: skip
+    assert [cell.name for cell in plan.list_cells("scores", 1, first=2, target="cnn")] == ["cnn-scores-seed2"]
+    classes = {cell.attacker for cell in plan.list_cells("all", 1, kind=plan.CLASSES)}
+    assert {"scores", "labels", "gradients"} <= classes and not classes & {"template", "decisions", "embeddings"}
+    with pytest.raises(ValueError, match="expected attackers of a target with classes among gradients, .*, got template"):
+        plan.list_cells("template", 1, kind=plan.CLASSES)
+    assert plan.name_target("runs/softmax.safetensors") == "softmax" and plan.name_target("dlib") == "dlib"
     with pytest.raises(ValueError, match="expected attackers among template, distances, .*, got magic"):
         plan.list_cells("template,magic", 1)
     assert plan.choose_judged((10, 64, 150), "64,150,7") == [64, 150] and plan.choose_judged((10,), "") == []
@@ -144,3 +180,133 @@ def test_a_picture_is_looked_at_once(tmp_path):
 def test_a_threshold_at_a_rate_needs_a_judge_of_the_same_network(tmp_path):
     with pytest.raises(ValueError, match="expected a threshold of toy at FMR 0.001 in the world, got none"):
         make_bench(tmp_path).find_threshold(plan.ATTACKERS["decisions-strict"])
+
+
+# ---- searches
+
+SEARCHES = {
+    "scores": plan.Attacker(
+        "scores", "scores", (10, 40, 200, 400), of=plan.CLASSES, search=Optim(optimizer="cma_es", transforms=1, pairs=4)
+    ),
+    "labels": plan.Attacker(
+        "labels", "decisions", (40, 201), of=plan.CLASSES, objective="confidence",
+        search=Optim(optimizer="boundary", transforms=1, pairs=4),
+    ),
+    "gradients": plan.Attacker("all", "gradients", (40, 60), of=plan.CLASSES, search=Optim(transforms=2)),
+    "embeddings": plan.Attacker(
+        "template", "embeddings", (40, 400), search=Optim(optimizer="zeroth_order", transforms=1), goal="template"
+    ),
+    "copy": plan.Attacker(
+        "copy", "scores", (100,), of=plan.CLASSES, search=Optim(transforms=1),
+        copy=Surrogate(network="toy", pictures=1, rounds=2, views=2),
+    ),
+}  # fmt: skip
+
+
+def make_searched(work: Path, gallery: bool, monkeypatch) -> Bench:
+    work.mkdir(exist_ok=True)
+    bench = make_bench(work)
+    if not gallery:
+        bench.assets.target = toy_world()[1]
+    monkeypatch.setattr(searching, "ATTACKERS", SEARCHES)
+    monkeypatch.setattr(searching, "SHOWN", 40)
+    monkeypatch.setattr(Bench, "load_public", lambda self, spec: RawRecognizer(toy_world()[1].centres.detach()))
+    return bench
+
+
+def tell(bench: Bench, pictures: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return bench.assets.target(pictures.float() / 127.5 - 1).logits.softmax(1)[[0, 1], list(USERS)]
+
+
+@pytest.mark.parametrize("name", list(SEARCHES))
+def test_a_search_is_looked_at_after_so_many_queries_and_no_more(monkeypatch, tmp_path, name):
+    bench, attacker = make_searched(tmp_path, name == "embeddings", monkeypatch), SEARCHES[name]
+    found = search_target(bench, plan.Cell(name, 0, "toy"), attacker.queries)
+    assert sorted(found) == list(attacker.queries)
+    for count, entry in found.items():
+        asked = entry["asked"]
+        assert set(asked) == set(USERS) and all(count - 20 < spent <= count for spent in asked.values())
+        assert entry["pictures"].shape == (2, 3, 8, 8) and entry["pictures"].dtype == torch.uint8
+    if name == "embeddings":
+        own, prior = bench.assets.target.templates, bench.pool(0).embeddings[:40].mean(0)
+        aims = (own + 0.5 * (own - prior))[list(USERS)]  # past the template, away from everybody
+        seen = [bench.assets.target.network(found[count]["pictures"] / 127.5 - 1).embeddings for count in (40, 400)]
+        first, last = ((rows - aims).norm(dim=1) for rows in seen)
+        assert last.sum() < first.sum()
+    if name == "scores":
+        first, last = (tell(bench, found[count]["pictures"]) for count in (attacker.queries[0], attacker.queries[-1]))
+        assert (last >= first).all() and last.min() > 0.5
+    assert not list(tmp_path.glob("*search*")) and not list(tmp_path.glob("*copy*"))
+
+
+def test_a_killed_search_goes_on_to_the_bit(monkeypatch, tmp_path):
+    whole = search_target(make_searched(tmp_path / "a", False, monkeypatch), plan.Cell("scores", 0), (10, 200, 400))
+    monkeypatch.setattr(searching, "EVERY", -1.0)  # kept after every step
+    bench, calls, save = make_searched(tmp_path / "b", False, monkeypatch), [], searching.save_state
+
+    def stop(file, state):
+        save(file, state)
+        calls.append(state["search"]["step"])
+        if len(calls) == 25:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(searching, "save_state", stop)
+    with pytest.raises(KeyboardInterrupt):
+        search_target(bench, plan.Cell("scores", 0), (10, 200, 400))
+    again = search_target(make_searched(tmp_path / "b", False, monkeypatch), plan.Cell("scores", 0), (10, 200, 400))
+    assert calls[24:26] == [25, 26] and calls[-1] == max(calls)
+    for count in (10, 200, 400):
+        assert (
+            torch.equal(again[count]["pictures"], whole[count]["pictures"]) and again[count]["asked"] == whole[count]["asked"]
+        )
+
+
+def test_a_user_as_whom_no_picture_passes_is_said(monkeypatch, tmp_path):
+    bench = make_searched(tmp_path, False, monkeypatch)
+    bench.assets.target.decide = lambda found: torch.where(found.logits.argmax(1) == 2, -1, found.logits.argmax(1))
+    assert search_target(bench, plan.Cell("labels", 0), (40,))[40]["failed"] == [2]
+
+
+# ---- cells
+
+
+def test_a_cell_in_the_results_is_not_made_again_unless_its_prior_is_another(monkeypatch, tmp_path, capsys):
+    (tmp_path / "prior").write_text("one")
+    bench, judged = make_bench(tmp_path), []
+    bench.assets.weight_files = lambda: {"prior": tmp_path / "prior"}
+    monkeypatch.setattr(running, "ATTACKERS", SMALL)
+    monkeypatch.setattr(cells, "ATTACKERS", SMALL)
+    monkeypatch.setattr(records, "ATTACKERS", SMALL)
+
+    def judge(bench, pictures):
+        judged.append(len(pictures))
+        return [make_user(user, True) for user in USERS]
+
+    def build(assets, spec, work, *settings):
+        bench.work = work
+        return bench
+
+    monkeypatch.setattr(running, "judge_pictures", judge)
+    monkeypatch.setattr(running.Bench, "build", build)
+    config = SimpleNamespace(
+        out=tmp_path / "out", work=tmp_path / "work", target="toy", pictures=200, blends=80, steps=2, most=10_000, judged="3"
+    )
+
+    def run(**changed) -> str:
+        settings = SimpleNamespace(**{**vars(config), **changed})
+        running.run_cells(settings, bench.assets, [plan.Cell("distances", 0, "toy")], USERS)
+        return capsys.readouterr().err
+
+    assert "asking, up to 12" in run() and judged == [2]
+    record = json.loads((tmp_path / "out/cells/toy-distances-seed0.json").read_text())
+    assert set(record["points"]) == {"3", "12"} and "users" in record["points"]["3"] and "users" not in record["points"]["12"]
+    assert set(record["seconds"]) == {"asking", "judging"}
+    assert run() == "toy-distances-seed0: is there\n" and judged == [2]
+    assert "pictures after 12" in (more := run(judged="all")) and "asking" not in more and judged == [2, 2]
+    (tmp_path / "prior").write_text("another")
+    assert "asking, up to 12" in run() and judged == [2, 2, 2]
+    again = json.loads((tmp_path / "out/cells/toy-distances-seed0.json").read_text())
+    assert "users" not in again["points"]["12"] and again["key"] != record["key"]
+    curves.write_results(tmp_path / "out")
+    assert "2 of 2" in (tmp_path / "out/table.md").read_text()

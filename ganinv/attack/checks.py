@@ -134,11 +134,9 @@ def check_recovery(config: AttackConfig, recognizer: Recognizer) -> None:
         )
     if config.access == "decisions" and getattr(recognizer, "threshold", None) is None:
         raise ValueError("expected a threshold to accept or reject by, got none; pass --threshold")
-    recovery = config.recovery
-    if config.access == "scores" and recovery.count("scores") > recovery.pictures:
-        raise ValueError(
-            f"expected recovery.queries of at most the {recovery.pictures} of recovery.pictures, got {recovery.count('scores')}"
-        )
+    pictures, asked = config.recovery.pictures, config.recovery.count(config.access)
+    if config.access == "scores" and asked > pictures:
+        raise ValueError(f"expected recovery.queries of at most the {pictures} of recovery.pictures, got {asked}")
 
 
 def check_answered(options: Operator, each: int, together: int, lower: str) -> None:

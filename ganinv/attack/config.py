@@ -56,7 +56,7 @@ class Recovery:
     """How the templates of a public network's gallery are recovered from its answers, before a search without the target."""
 
     queries: int | None = None  # most pictures shown for each user; None: 300, of accept or reject alone 2000
-    enough: float = 0.33  # of accept or reject alone: stop where a template is known to so much of the threshold; 0: do not
+    enough: float = 0.25  # of accept or reject alone: stop where a template is known to so much of the threshold; 0: do not
     pictures: int = 3000  # seeded samples of the prior among which those are chosen; nobody is asked for these
     blends: int = 3000  # most that are blended of them for one user, where the target only accepts or rejects
     knows_threshold: bool = True  # the attacker knows at which threshold it accepts

@@ -13,7 +13,7 @@ from torch import nn
 
 from ganinv import images as image_convention
 from ganinv.attack.access import Queries, TargetAccess
-from ganinv.attack.config import TEMPLATE, Optim
+from ganinv.attack.config import TEMPLATE, Optim, Recovery
 from ganinv.attack.goals import TemplateGoal
 from ganinv.attack.loop import Trial, minimise
 from ganinv.attack.recovery import Pool, bind_making, make_pool, recover_from_decisions, recover_from_similarities
@@ -27,10 +27,11 @@ from ganinv.interfaces import Recognition
 from ganinv.judging.leak import find_shipped, measure_leak
 from ganinv.judging.recognitions import RecognitionCache
 from ganinv.recognizers.gallery import Gallery, attach
-from ganinv.studies.access.plan import ATTACKERS, Attacker, Cell
+from ganinv.studies.access.plan import ATTACKERS, CLASSES, GALLERY, Attacker, Cell
 from ganinv.worlds.assets import Assets
 
 BATCH = 20  # pictures that are searched at a time
+MOST_SEEN = 50_000  # pictures whose embeddings are remembered
 
 
 @dataclass
@@ -51,12 +52,13 @@ class Bench:
     def build(
         cls, assets: Assets, spec: str, work: Path, identities: Sequence[int], pictures: int, blends: int, steps: int
     ) -> Bench:
-        """Returns the bench of a world whose target is a gallery. Raises: ValueError for another target."""
-        if getattr(assets.target, "templates", None) is None:
-            raise ValueError("expected a target with a gallery, whose templates are the secret, got one without; see --world")
+        """Returns the bench of a world and a target of either kind, see find_kind."""
         target = assets.target
-        gallery = Gallery(target.names, target.templates, target.metric, target.threshold, target.scale, target.num_photos)
-        assets = dataclasses.replace(assets, target=attach(Remembered(target.network), gallery))
+        if find_kind(target) == GALLERY:
+            gallery = Gallery(
+                target.names, target.templates, target.metric, target.threshold, target.scale, target.num_photos
+            )
+            assets = dataclasses.replace(assets, target=attach(Remembered(target.network), gallery))
         whitening = fit_whitening(assets.generator, device=torch.device("cpu"))
         return cls(assets, spec, work, tuple(identities), pictures, blends, steps, {}, whitening)
 
@@ -68,7 +70,8 @@ class Bench:
                 kept = load_state(file)
                 make = bind_making(self.assets.generator, self.assets.target)
                 self.pools[seed] = Pool(kept["w"], kept["pictures"], kept["embeddings"], make)
-                self.assets.target.network.remember(kept["pictures"], kept["embeddings"])
+                if isinstance(network := getattr(self.assets.target, "network", None), Remembered):
+                    network.remember(kept["pictures"], kept["embeddings"])
             else:
                 pool = self.pools[seed] = make_pool(self.assets.generator, self.assets.target, self.pictures, seed)
                 save_state(file, {"w": pool.w, "pictures": pool.pictures, "embeddings": pool.embeddings})
@@ -84,6 +87,10 @@ class Bench:
             target = attach(target.network, gallery)
         return TargetAccess(target, attacker.access, queries=queries, options=attacker.operator)
 
+    def load_public(self, spec: str) -> nn.Module:
+        """Returns a public network, on which a copy of the target is fitted."""
+        return self.assets.world.load(spec)
+
     def find_threshold(self, attacker: Attacker) -> float | None:
         """Returns the threshold at which an attacker's operator accepts.
 
@@ -98,6 +105,11 @@ class Bench:
                 f"expected a threshold of {self.spec} at FMR {attacker.far:g} in the world, got none; leave it out"
             )
         return limit
+
+
+def find_kind(target: nn.Module) -> str:
+    """Returns the kind of a target: GALLERY, or CLASSES of a network whose classes are the users."""
+    return CLASSES if getattr(target, "templates", None) is None else GALLERY
 
 
 def digest(image: torch.Tensor) -> bytes:
@@ -125,7 +137,10 @@ class Remembered(nn.Module):
         new = [row for row, key in enumerate(keys) if key not in self.seen]
         if new:
             found = self.network(images[new]).embeddings
-            self.seen |= {keys[row]: embedding for row, embedding in zip(new, found, strict=True)}
+            fresh = {keys[row]: embedding for row, embedding in zip(new, found, strict=True)}
+            if len(self.seen) < MOST_SEEN:
+                self.seen |= fresh
+            return Recognition(torch.stack([fresh[key] if key in fresh else self.seen[key] for key in keys]), None)
         return Recognition(torch.stack([self.seen[key] for key in keys]), None)
 
 
@@ -176,7 +191,7 @@ def recover_user(bench: Bench, attacker: Attacker, pool: Pool, user: int, seed: 
     try:
         last = recover_from_decisions(
             bench.open_door(attacker, queries), pool, (user,), attacker.queries[-1], bench.find_threshold(attacker),
-            seed=seed, blends=bench.blends, on_query=look,
+            seed=seed, blends=bench.blends, on_query=look, enough=Recovery().enough,
         ).templates[0]  # fmt: skip
         failed = False
     except FaultError:  # nothing was accepted

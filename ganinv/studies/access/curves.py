@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,36 +16,34 @@ from ganinv.engine.files import clear_errors, write_atomically
 from ganinv.metrics.statistics import exact_interval
 from ganinv.reports.comparison_figures import encode_png
 from ganinv.reports.markdown import format_rows
-from ganinv.studies.access.plan import ATTACKERS, Cell
+from ganinv.studies.access.plan import ATTACKERS
+from ganinv.studies.access.records import FOLDER, list_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEAD = (
-    "attacker sees",
-    "queries a user",
-    "seeds",
-    "template off by (mean, largest)",
-    "given away",
-    "95 %",
-    "accepted by",
-    "named by",
-)
+    *("target", "attacker sees", "queries a user", "seeds", "template off by (mean, largest)", "given away", "95 %"),
+    *("accepted by", "named by"),
+)  # fmt: skip
+Curve = tuple[str, str]  # a target and an attacker
 
 
 def gather(points: Mapping[str, Sequence[Mapping]]) -> list[dict]:
-    """Returns a row for each number of queries: points of every seed, {"distance", "asked", "users"} each.
+    """Returns a row for each number of queries: points of every seed, {"distance", "asked", "users"} each; a search for
+    pictures gives no distance of a template.
 
     given_away: of the users, in the first seed that was judged, with the exact interval; seeds more are in "each".
     """
     rows = []
     for count, seeds in sorted(points.items(), key=lambda item: int(item[0])):
-        distances = np.array([point["distance"] for point in seeds])
+        distances = np.array([point["distance"] for point in seeds if "distance" in point])
         asked = [value for point in seeds for value in point["asked"].values()]
         row = {
             "queries": int(count), "asked": float(np.mean(asked)) if asked else 0.0, "most": max(asked, default=0),
             "seeds": len(seeds),
-            "distance": float(distances.mean()), "largest": float(distances.max()),
+            "distance": float(distances.mean()) if distances.size else None,
+            "largest": float(distances.max()) if distances.size else None,
             "failed": sum(len(point["failed"]) for point in seeds) / len(seeds), "judged": 0,
         }  # fmt: skip
         judged = [point["users"] for point in seeds if "users" in point]
@@ -80,40 +79,55 @@ def find_limits(rows: Sequence[Mapping]) -> dict[str, int | None]:
     }  # fmt: skip
 
 
-def read_points(work: Path, cells: Sequence[Cell]) -> dict[str, dict[str, list[dict]]]:
-    """Returns attacker -> queries -> what each seed found."""
-    found: dict[str, dict[str, list[dict]]] = {}
-    for cell in cells:
-        file = work / f"{cell.name}.json"
-        for count, point in (json.loads(file.read_text()) if file.is_file() else {}).items():
-            found.setdefault(cell.attacker, {}).setdefault(count, []).append(point)
+def read_points(records: Sequence[Mapping]) -> dict[Curve, dict[str, list[dict]]]:
+    """Returns (target, attacker) -> queries -> what each seed found. records: see records.list_records."""
+    found: dict[Curve, dict[str, list[dict]]] = {}
+    for record in records:
+        of = found.setdefault((record["target"], record["attacker"]), {})
+        for count, point in record["points"].items():
+            of.setdefault(count, []).append(point)
     return found
 
 
-def write_results(out: Path, work: Path, cells: Sequence[Cell], identities: Sequence[int]) -> None:
-    """Writes table.md, table.csv, curves.png and curves.json into a folder. Raises: ValueError where nothing is finished."""
-    rows = {name: gather(points) for name, points in read_points(work, cells).items()}
-    if not rows:
-        raise ValueError(f"expected finished cells in {work}, got none; leave --table-only out")
-    limits = {name: find_limits(of) for name, of in rows.items()}
+def write_results(out: Path) -> None:
+    """Writes table.md, table.csv, curves.png and curves.json of the cells of a folder into it.
+
+    Raises: ValueError where there are none.
+    """
+    records = list_records(out)
+    if not records:
+        raise ValueError(f"expected finished cells in {out / FOLDER}, got none; leave --table-only out")
+    rows = {curve: gather(points) for curve, points in read_points(records).items()}
+    limits = {curve: find_limits(of) for curve, of in rows.items()}
+    priors = sorted({record["key"]["weights"].get("prior", "") for record in records})
+    if len(priors) > 1:
+        print(f"the cells are of {len(priors)} priors; run the older ones again", file=sys.stderr)
     summary = {
-        "identities": list(identities),
-        "attackers": {name: {"words": ATTACKERS[name].words, "rows": rows[name], **limits[name]} for name in rows},
-    }
-    with clear_errors(out, ValueError):
-        out.mkdir(parents=True, exist_ok=True)
+        "identities": records[0]["key"]["identities"], "priors": priors,
+        "attackers": {
+            f"{target}/{name}": {"words": say(rows, (target, name)), "rows": rows[target, name], **limits[target, name]}
+            for target, name in rows
+        },
+    }  # fmt: skip
     for name, content in {
         "table.md": format_table(rows, limits).encode(), "table.csv": format_csv(rows).encode(),
         "curves.png": encode_png(draw_curves(rows)), "curves.json": json.dumps(summary, indent=1).encode(),
     }.items():  # fmt: skip
-        write_atomically(out / name, content)
+        with clear_errors(out, ValueError):
+            write_atomically(out / name, content)
     print(f"{out}/table.md")
 
 
-def format_table(rows: Mapping[str, Sequence[Mapping]], limits: Mapping[str, Mapping]) -> str:
+def say(rows: Mapping[Curve, Sequence], curve: Curve) -> str:
+    """Returns an attacker in words, with the target where there are several."""
+    words = ATTACKERS[curve[1]].words
+    return f"{curve[0]}: {words}" if len({target for target, _ in rows}) > 1 else words
+
+
+def format_table(rows: Mapping[Curve, Sequence[Mapping]], limits: Mapping[Curve, Mapping]) -> str:
     """Returns the Markdown: a row for each attacker and number of queries, then the rate limits."""
     lines = []
-    for name, of in rows.items():
+    for (target, name), of in rows.items():
         for row in of:
             given, interval = "not judged", ""
             if row["judged"]:
@@ -125,15 +139,16 @@ def format_table(rows: Mapping[str, Sequence[Mapping]], limits: Mapping[str, Map
                 for key in ("accepted", "named")
             ]
             asked = f"{row['queries']}" + (f" (took {row['asked']:.0f})" if row["asked"] < row["queries"] - 0.5 else "")
-            distance = f"{row['distance']:.3f}, {row['largest']:.3f}"
-            lines.append([ATTACKERS[name].words, asked, str(row["seeds"]), distance, given, interval, *said])
+            distance = "" if row["distance"] is None else f"{row['distance']:.3f}, {row['largest']:.3f}"
+            lines.append([target, ATTACKERS[name].words, asked, str(row["seeds"]), distance, given, interval, *said])
     text = format_rows(HEAD, lines)
     ends = [
-        [ATTACKERS[name].words, *(("none tried" if value is None else str(value)) for value in limit.values())]
-        for name, limit in limits.items()
-        if any(row["judged"] for row in rows[name])
+        [target, ATTACKERS[name].words, *(("none tried" if value is None else str(value)) for value in limit.values())]
+        for (target, name), limit in limits.items()
+        if any(row["judged"] for row in rows[target, name])
     ]
     head = (
+        "target",
         "attacker sees",
         "first user lost at",
         "half of users lost at",
@@ -143,41 +158,46 @@ def format_table(rows: Mapping[str, Sequence[Mapping]], limits: Mapping[str, Map
     return f"{text}\n{format_rows(head, ends)}"
 
 
-def format_csv(rows: Mapping[str, Sequence[Mapping]]) -> str:
+def format_csv(rows: Mapping[Curve, Sequence[Mapping]]) -> str:
     """Returns the same rows as CSV, a seed's counts in one field."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("attacker", "queries", "asked", "seeds", "distance", "largest", "failed", "users", "given_away"))
-    for name, of in rows.items():
+    keys = ("asked", "seeds", "distance", "largest", "failed")
+    writer.writerow(("target", "attacker", "queries", *keys, "users", "given_away"))
+    for curve, of in rows.items():
         for row in of:
             given = " ".join(map(str, row.get("given_away", ())))
-            numbers = (f"{row[key]:.5g}" for key in ("asked", "seeds", "distance", "largest", "failed"))
-            writer.writerow((name, row["queries"], *numbers, row.get("users", ""), given))
+            numbers = ("" if row[key] is None else f"{row[key]:.5g}" for key in keys)
+            writer.writerow((*curve, row["queries"], *numbers, row.get("users", ""), given))
     return file.getvalue()
 
 
-def draw_curves(rows: Mapping[str, Sequence[Mapping]]) -> Figure:
+def draw_curves(rows: Mapping[Curve, Sequence[Mapping]]) -> Figure:
     """Returns two panels over queries a user: how far recovered templates are off, and the share of users given away."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for number, (name, of) in enumerate(rows.items()):
-        colour, words = f"C{number}", ATTACKERS[name].words
-        asked = [row["queries"] for row in of if row["queries"]]
-        left.plot(asked, [max(row["distance"], 1e-3) for row in of if row["queries"]], "o-", ms=3, color=colour, label=words)
+    for number, (curve, of) in enumerate(rows.items()):
+        style, words = {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4]}, say(rows, curve)
+        measured = [row for row in of if row["queries"] and row["distance"] is not None]
+        asked = [row["queries"] for row in measured]
+        if measured:
+            left.plot(asked, [max(row["distance"], 1e-3) for row in measured], marker="o", ms=3, label=words, **style)
         judged = [row for row in of if row["judged"]]
         shares = [row["given_away"][0] / row["users"] for row in judged]
         if [row["queries"] for row in judged] == [0]:
-            right.axhline(shares[0], ls=":", color=colour, label=words)
+            right.axhline(shares[0], ls=":", color=style["color"], label=words)
             continue
         ends = [exact_interval(row["given_away"][0], row["users"]) for row in judged]
         bars = [[max(0.0, abs(share - end[side])) for share, end in zip(shares, ends, strict=True)] for side in (0, 1)]
         counts = [row["queries"] for row in judged]
-        right.errorbar(counts, shares, bars if counts else None, fmt="o-", ms=3, capsize=2, color=colour, label=words)
+        right.errorbar(counts, shares, bars if counts else None, marker="o", ms=3, capsize=2, label=words, **style)
     left.set(xscale="log", yscale="log", xlabel="queries a user", ylabel="distance of the recovered template")
     right.set(xscale="log", xlabel="queries a user", ylabel="share of users given away", ylim=(-0.03, 1.03))
-    left.legend(fontsize=7)
+    for axes in (left, right):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=6)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
