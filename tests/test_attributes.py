@@ -13,10 +13,12 @@ from ganinv.attributes.labels import Column, measure_attribute, name_values, rea
 from ganinv.attributes.posterior import Calibration
 from ganinv.attributes.probes import Probe, fit_probe
 from ganinv.commands import attributes, audit, latent_attack, probe
+from ganinv.judging import readers
 from ganinv.judging.attributes import sum_up
 from ganinv.judging.protocol import draw_means
 from ganinv.judging.readers import find_reader, find_stored, translate
 from ganinv.photos import list_people, load_photos
+from ganinv.recognizers.adapters import weight_file
 from ganinv.reports.attributes import combine_tables, write_attributes
 from ganinv.reports.report import NOWHERE
 from ganinv.reports.run_folder import RunFolder
@@ -24,6 +26,7 @@ from ganinv.studies import probing
 from ganinv.weights.files import sha256_file
 from ganinv.worlds.assets import Assets
 from ganinv.worlds.references import Judge
+from ganinv.worlds.world import load_world
 from tests.tiny_world import add_references, make_rendered_world, make_tiny_world, register, run_main
 from tests.toys import LinearGenerator, RawRecognizer, photos_of
 
@@ -267,20 +270,30 @@ def test_probes_of_ones_own_labels_lead_to_the_page_of_an_audit(tmp_path, monkey
     assert found["reader"] == "verifier" and found["rows"][0]["known"] and found["stored"] == "class weights"
 
 
-def test_a_probe_that_was_given_reads_before_the_worlds_own():
+def test_who_reads_is_given_then_calibrated_then_explains_most(monkeypatch):
     embeddings, columns = make_columns()
-    own, given = (
-        fit_probe("toy", embeddings, [columns[0]], torch.arange(300), metric="euclidean", sha256=sha256)
-        for sha256 in ("a", "b")
-    )
-    files = {"first": "a", "second": "b"}
-    judges = [Judge(name, RawRecognizer(torch.zeros(2, 64)), sees_users=False, metric="euclidean") for name in files]
-    assets = Assets(NOWHERE, None, None, judges, None, files)
-    found = {"a": own, "b": given}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ganinv.judging.readers.find_probe", lambda assets, role: found[files[role]])
-        assert find_reader(assets).name == "first"
-        assert find_reader(dataclasses.replace(assets, probes={"b": given})).name == "second"
+    good = fit_probe("toy", embeddings, [columns[0]], torch.arange(300), metric="euclidean")
+    weak = {name: {"explained": {"mean": 0.2}} for name in good.ceilings}
+    found = {"first": dataclasses.replace(good, ceilings=weak), "best": good, "met": good}
+    found["last"] = dataclasses.replace(good, ceilings=weak)
+    raw = RawRecognizer(torch.zeros(2, 64))
+    judges = [Judge(name, raw, sees_users=name == "met", metric="euclidean") for name in ("met", "first", "best", "last")]
+    assets = Assets(NOWHERE, None, None, judges, None, {})
+    monkeypatch.setattr(readers, "find_probe", lambda assets, role: found[role])
+    assert find_reader(assets).name == "best"
+    monkeypatch.setattr(readers, "name_calibrated", lambda assets: "first")
+    assert find_reader(assets).name == "first"
+    assert find_reader(dataclasses.replace(assets, probes={"any": found["last"]})).name == "last"
+    found.update(dict.fromkeys(found))
+    with pytest.raises(interfaces.AbsentError, match="needs a probe of a judge"):
+        find_reader(assets)
+
+
+def test_the_probes_of_faces_are_of_the_networks_that_judge_there():
+    world = load_world("faces")
+    assert {probe.network for probe in world.probes.values()} == {"dlib", "sface", "mobilefacenet"}
+    file = weight_file("mobilefacenet")
+    assert world.probes[sha256_file(file)].network == "mobilefacenet"
 
 
 def test_several_attacks_stand_in_one_table():

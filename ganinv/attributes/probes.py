@@ -44,6 +44,11 @@ class Probe:
     people: int = 0
     photos: int = 0
 
+    @property
+    def explained(self) -> float:
+        """Returns the share of how people differ that it explains, the mean over its attributes."""
+        return sum(one["explained"]["mean"] for one in self.ceilings.values()) / len(self.ceilings)
+
     def estimate(self, embeddings: torch.Tensor) -> torch.Tensor:
         """Returns standard values [N,B] of all attributes, side by side, of embeddings [N,D], on the CPU.
 

@@ -14,6 +14,7 @@ from ganinv.errors import AbsentError
 from ganinv.images import to_grey
 from ganinv.recognizers.recognize import find_device, recognize
 from ganinv.rendered.factors import FACTORS, draw_people
+from ganinv.weights.cards import read_card
 from ganinv.weights.files import sha256_file
 from ganinv.worlds.assets import Assets
 from ganinv.worlds.references import Judge
@@ -42,21 +43,36 @@ class Reader:
 
 
 def find_reader(assets: Assets) -> Reader:
-    """Returns the reader of a run: the truth's where people are rendered, else the first judge with a probe.
+    """Returns the reader of a run: the truth's where people are rendered, else a judge with a probe.
 
-    A probe that was given comes before the world's own. Raises: AbsentError where there is none.
+    A probe that was given comes before the world's own, then whoever the target was calibrated with, then one that never met
+    the users, then the probe that explains most. Raises: AbsentError where there is none.
     """
     if assets.truth is not None:
         return read_factors(assets)
     reason = "needs a judge, who reads attributes off pictures; none took part"
     given = {id(probe) for probe in assets.probes.values()}
-    found = [(judge, find_probe(assets, judge.name)) for judge in sorted(assets.judges, key=lambda one: one.sees_users)]
-    found.sort(key=lambda pair: id(pair[1]) not in given)  # stable
-    for judge, probe in found:
-        if probe is not None:
-            return read_by_judge(assets, judge, probe)
+    found = [(judge, probe) for judge in assets.judges if (probe := find_probe(assets, judge.name)) is not None]
+    if found:
+        known = name_calibrated(assets)
+        return read_by_judge(
+            assets,
+            *min(
+                found, key=lambda one: (id(one[1]) not in given, one[0].name != known, one[0].sees_users, -one[1].explained)
+            ),
+        )
+    if assets.judges:
         reason = "needs a probe of a judge, which reads attributes off pictures; fit one with probe.py"
     raise AbsentError(reason)
+
+
+def name_calibrated(assets: Assets) -> str:
+    """Returns the reader with whom the world's calibration was made on these weights of the target, "" without one."""
+    file = assets.files.get("target")
+    if not assets.world.has("calibration") or file is None or not file.is_file():
+        return ""
+    card = read_card(assets.world.file("calibration"))
+    return str(card.get("reader", "")) if card.get("target_sha256") == sha256_file(file) else ""
 
 
 def find_probe(assets: Assets, role: str) -> Probe | None:
