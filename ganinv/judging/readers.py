@@ -54,13 +54,13 @@ def find_reader(assets: Assets) -> Reader:
     given = {id(probe) for probe in assets.probes.values()}
     found = [(judge, probe) for judge in assets.judges if (probe := find_probe(assets, judge.name)) is not None]
     if found:
-        known = name_calibrated(assets)
-        return read_by_judge(
-            assets,
-            *min(
-                found, key=lambda one: (id(one[1]) not in given, one[0].name != known, one[0].sees_users, -one[1].explained)
-            ),
-        )
+        calibrated = name_calibrated(assets)
+
+        def rank(pair: tuple[Judge, Probe]) -> tuple:
+            judge, probe = pair
+            return id(probe) not in given, judge.name != calibrated, judge.sees_users, -probe.explained
+
+        return read_by_judge(assets, *min(found, key=rank))
     if assets.judges:
         reason = "needs a probe of a judge, which reads attributes off pictures; fit one with probe.py"
     raise AbsentError(reason)
