@@ -80,10 +80,12 @@ def run(config: Audit) -> dict:
 
 def climb_ladder(config: Audit, out: Path) -> None:
     """Runs the study of access on the audit's target and users, into a folder beside the attacks'."""
+    from ganinv.studies.access.plan import ATTACKERS, GALLERY
     from ganinv.studies.access.running import run_study
 
+    quick = ",".join(name for name, attacker in ATTACKERS.items() if attacker.of == GALLERY and not attacker.search)
     shared = {name: getattr(config, name) for name in ("world", "target", "gallery", "judge", "identities")}
-    run_study(StudyAccess(**shared, work=out / "work", out=out))
+    run_study(StudyAccess(**shared, attackers=quick, work=out / "work", out=out))
 
 
 def main() -> None:
