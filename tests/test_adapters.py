@@ -379,7 +379,7 @@ def test_a_program_that_cannot_be_attacked_is_refused(kind, match, tmp_path):
 def test_a_program_that_is_fed_another_shape_names_its_card(net, tmp_path):
     export(net, tmp_path / "a.torchscript", "torchscript")
     write_card(tmp_path / "a.torchscript", {"preprocessing": {"channels": "L"}})
-    with pytest.raises(ValueError, match=r"input \[2, 1, 32, 32\], got .*; say its size and channels on a.json") as caught:
+    with pytest.raises(ValueError, match=r"input \[2, 1, 32, 32\], got .*; say its size, channels and .* a.json") as caught:
         load_recognizer(str(tmp_path / "a.torchscript"), "cpu", resolution=SIDE)
     assert "\n" not in str(caught.value)
 
@@ -459,7 +459,7 @@ def test_preprocessing_by_hand():
         ({"preprocessing": {"std": [0, 1, 1]}}, "std above 0"),
         ({"preprocessing": {"range": [0, "1"]}}, "range of 2 numbers"),
         ({"preprocessing": {"size": 0}}, "size to be a side"),
-        ({"preprocessing": {"scale": 1}}, "preprocessing of size, range, mean, std, channels .*got scale"),
+        ({"preprocessing": {"scale": 1}}, "preprocessing of size, range, mean, std, channels, layout .*got scale"),
         ({"preprocessing": 3}, "preprocessing"),
         ({"output": "faces"}, "output among logits, probabilities, cosines, embeddings"),
         ({"sha256": "0" * 64}, "SHA-256"),

@@ -120,7 +120,7 @@ print(json.dumps(rows))
 def test_an_attack_killed_at_any_moment_ends_in_the_same_results(runs, world, tmp_path):
     common = [*COMMON, "--space=w_plus", "--steps=12", "--batch=1", "--save-every=3"]  # two parts, the second half full
     script = KILLER.format(root=str(ROOT), common=common, runs=runs)
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=7200)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
     assert sum(row[2].count("killed") for row in rows) >= 4 * runs // 3 - 2  # the last resumes have little left to do

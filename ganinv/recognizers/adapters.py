@@ -76,7 +76,7 @@ def load_adapter(
     found = split_adapter(spec)
     if found is None:
         return None
-    from ganinv.recognizers import classifiers, exported, preprocessing
+    from ganinv.recognizers import classifiers, exported, onnx_files, preprocessing
     from ganinv.weights.specs import freeze
 
     kind, name, file = found
@@ -93,7 +93,9 @@ def load_adapter(
         load = classifiers.load_torchvision if kind == "torchvision" else classifiers.load_timm
         recognizer = freeze(load(name, Path(file)), device)
     else:
-        read = {".pt2": exported.read_torch_export, ".onnx": exported.read_onnx}.get(kind, exported.read_torchscript)
+        if kind in PROGRAMS:
+            exported.warn_of_code(file)
+        read = {".pt2": exported.read_torch_export, ".onnx": onnx_files.read_onnx}.get(kind, exported.read_torchscript)
         recognizer = exported.load_exported(read, Path(file), device, resolution)
     fed = getattr(recognizer, "recognize", recognizer).preprocessing
     if line := preprocessing.probe_preprocessing(recognizer, fed, resolution=resolution):

@@ -3,7 +3,7 @@
     FILE.torchscript    torchscript:FILE.pt    FILE.pt2    FILE.onnx
 
 A program answers with logits [N,C], or with (embeddings [N,D], logits [N,C]); a card may say "output": "embeddings".
-Without a card it is fed RGB in [-1,1], at the size that the file fixes, if it fixes one.
+Without a card it is fed RGB in [-1,1], at the size and in the layout that the file fixes, if it fixes them.
 
 TorchScript and torch.export archives are programs, not data. TorchScript runs in torch's own interpreter, which knows no
 Python but can read and write files; reading a torch.export archive evaluates text in it (pickles in it are refused, and
@@ -18,7 +18,8 @@ import logging
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from ganinv.interfaces import Recognition
 from ganinv.json_data import find_mismatch, parse_json
 from ganinv.recognizers.callable import CallableRecognizer, brief, to_logits
 from ganinv.recognizers.checks import has_gradient
-from ganinv.recognizers.preprocessing import FileCard, Preprocessing, draw_faces, read_file_card
+from ganinv.recognizers.preprocessing import FileCard, Preprocessing, draw_faces, read_file_card, tell_assumed
 from ganinv.weights.checkpoints import check_unpacked_size, read_checkpoint
 from ganinv.weights.quoting import first_line
 from ganinv.weights.specs import freeze
@@ -38,17 +39,29 @@ log = logging.getLogger(__name__)
 
 ANY_BATCH = 1 << 30
 MOST_CODE = 1 << 25  # bytes of a program's code, which TorchScript packs; its tensors are not packed
-NEWEST_OPSET = 17  # of ONNX, in whose words onnx2torch 1.5 reads ReduceMean and its like
 
 
 @dataclass(frozen=True)
 class Program:
-    """What was read of a file: run(x [N,C,H,W]) -> tensor or tensors; size it fixes, or None; batches it takes."""
+    """What was read of a file: run(x [N,C,H,W]) -> tensor or tensors; batches and numbers it takes.
+
+    size, layout, range, channels: of Preprocessing, None where the file does not say them.
+    """
 
     run: nn.Module
     size: tuple[int, int] | None = None
     least: int = 1
     most: int = ANY_BATCH
+    layout: str | None = None
+    range: tuple[float, float] | None = None
+    channels: str | None = None
+    dtype: torch.dtype = torch.float32
+
+    def suit(self, card: FileCard) -> FileCard:
+        """Returns a card on which stands what the file says of its input, where the card said nothing."""
+        names = ("size", "layout", "range", "channels")
+        own = {name: value for name in names if (value := getattr(self, name)) is not None and name not in card.said}
+        return replace(card, preprocessing=replace(card.preprocessing, **own))
 
 
 class ExportedRecognizer(nn.Module):
@@ -57,7 +70,7 @@ class ExportedRecognizer(nn.Module):
     def __init__(self, program: Program, card: FileCard):
         super().__init__()
         self.program, self.preprocessing, self.output, self.scale = program.run, card.preprocessing, card.output, card.scale
-        self.least, self.most = program.least, program.most
+        self.least, self.most, self.dtype = program.least, program.most, program.dtype
 
     def train(self, mode: bool = True):
         """Changes nothing but the flag: the mode of a program was fixed when it was exported."""
@@ -83,9 +96,9 @@ class ExportedRecognizer(nn.Module):
         count = len(x)
         if count < self.least:
             x = torch.cat([x, x[-1:].expand(self.least - count, -1, -1, -1)])
-        answer = self.program(x)
+        answer = self.program(x.to(self.dtype))
         answer = (answer,) if isinstance(answer, torch.Tensor) else tuple(answer)
-        return tuple(part[:count] for part in answer)
+        return tuple(part[:count].float() for part in answer)
 
 
 def load_exported(
@@ -93,17 +106,16 @@ def load_exported(
 ) -> CallableRecognizer:
     """Returns the recognizer of an exported program, checked on drawn faces of the resolution.
 
-    read: read_torchscript, read_torch_export or read_onnx. Raises: ValueError when the file cannot be read or run, gives no
-    gradient, or answers for an image by what else is in its batch.
+    read: read_torchscript, read_torch_export or onnx_files.read_onnx. Raises: ValueError when the file cannot be read or
+    run, gives no gradient, or answers for an image by what else is in its batch.
     """
-    card = read_file_card(path, Preprocessing())
-    if read is not read_onnx:
-        warn_of_code(path)
+    card = read_file_card(path, Preprocessing(), quiet=True)
     program = read_program(read, path, torch.device(device))
-    if card.preprocessing.size is None and program.size is not None:
-        card = replace(card, preprocessing=replace(card.preprocessing, size=program.size))
+    card = program.suit(card)
+    tell_assumed(path, card)
     images = draw_faces(2, resolution).to(device)
     exported = freeze(ExportedRecognizer(program, card), device)
+    exported.most = find_most(exported, images)
     try:
         exported(images.clone())
         recognizer = CallableRecognizer(exported, images).eval()
@@ -113,9 +125,8 @@ def load_exported(
         raise
     except Exception as error:  # whatever a program raises
         shape = list(card.preprocessing(images.detach()).shape)
-        raise ValueError(
-            f"expected {path} to take an input {shape}, got {brief(error)}; say its size and channels on {path.stem}.json"
-        ) from error
+        cure = f"say its size, channels and layout on {path.stem}.json"
+        raise ValueError(f"expected {path} to take an input {shape}, got {brief(error)}; {cure}") from error
     check_gradient(both, images, path)
     for name in ("embeddings", "logits"):
         first, second = getattr(alone, name), getattr(both, name)
@@ -140,6 +151,18 @@ def read_program(read: Callable[[Path, torch.device], Program], path: Path, devi
         raise ValueError(f"expected a program of images, got {path}, which cannot be read ({brief(error)})") from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def find_most(exported: ExportedRecognizer, images: torch.Tensor) -> int:
+    """Returns the largest batch of a program: 1 where it says any, yet takes no two images, since one is baked in."""
+    if exported.most < ANY_BATCH:
+        return exported.most
+    fed = exported.preprocessing(images)
+    for count in (2, 1):
+        with suppress(Exception):  # whatever a program raises; if it takes none, whoever calls it next says so
+            if len(exported.run(fed[:count])[0]) == count:
+                return ANY_BATCH if count == 2 else 1
+    return ANY_BATCH
 
 
 def check_archive(path: Path) -> None:
@@ -181,11 +204,13 @@ def read_torchscript(path: Path, device: torch.device) -> Program:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that torch.export is newer
-            return Program(torch.jit.load(str(path), map_location=device).eval())
+            program = torch.jit.load(str(path), map_location=device).eval()
     except RuntimeError as error:
         raise ValueError(
             f"expected a TorchScript archive, got {path}, which cannot be read ({brief(error)}); copy or export it again"
         ) from error
+    numbers = [parameter.dtype for parameter in program.parameters() if parameter.is_floating_point()]
+    return Program(program, dtype=numbers[0] if numbers else torch.float32)
 
 
 def read_torch_export(path: Path, device: torch.device) -> Program:
@@ -212,18 +237,35 @@ def read_torch_export(path: Path, device: torch.device) -> Program:
         raise ValueError(
             f"expected a program of one input, the images, got {len(inputs)} in {path}; export it with the images alone"
         )
-    (shape,) = [node.meta["val"].shape for node in exported.graph.nodes if node.name == inputs[0]]
+    (fed,) = [node.meta["val"] for node in exported.graph.nodes if node.name == inputs[0]]
+    shape = fed.shape
+    if not fed.is_floating_point():
+        raise ValueError(
+            f"expected a program of floating-point pictures, got one of {fed.dtype} in {path}, which has no gradient"
+            "; export it without the step from whole numbers"
+        )
     if len(shape) != 4:
         raise ValueError(
             f"expected a program of images [N,C,H,W], got an input of {len(shape)} dimensions in {path}"
             "; export it for batches of images"
         )
-    size = tuple(shape[2:]) if all(isinstance(side, int) for side in shape[2:]) else None
+    said = {**read_shape([side if isinstance(side, int) else None for side in shape[1:]]), "dtype": fed.dtype}
     if isinstance(shape[0], int):
-        return Program(module, size, shape[0], shape[0])
+        return Program(module, least=shape[0], most=shape[0], **said)
     limits = exported.range_constraints.get(shape[0].node.expr)
     least, most = (max(1, int(limits.lower)), int(min(limits.upper, ANY_BATCH))) if limits else (1, ANY_BATCH)
-    return Program(module, size, least, most)
+    return Program(module, least=least, most=most, **said)
+
+
+def read_shape(sides: Sequence[int | None]) -> dict:
+    """Returns the layout, size and channels of Program that an input's three sides behind the batch say; None: any side."""
+    last = sides[2] in (1, 3) and sides[0] not in (1, 3)
+    depth, size = (sides[2], sides[:2]) if last else (sides[0], sides[1:])
+    return {
+        "layout": "NHWC" if last else None,
+        "size": None if None in size else tuple(size),
+        "channels": "L" if depth == 1 else None,
+    }
 
 
 def refuse_pickles(path: Path) -> None:
@@ -248,60 +290,3 @@ def refuse_pickles(path: Path) -> None:
                 pickled.append(name)
     if pickled:
         raise ValueError(f"expected no pickled objects in {path}, got {', '.join(sorted(pickled)[:4])}; it was not run")
-
-
-def read_onnx(path: Path, device: torch.device) -> Program:
-    """Returns an ONNX graph as a network of torch modules, its size and its batches.
-
-    Raises: ValueError when onnx or onnx2torch is missing, the file is no ONNX file, or has operators that onnx2torch lacks.
-    """
-    try:
-        import onnx
-        import onnx.version_converter
-        import onnx2torch
-    except ImportError as error:
-        raise ValueError(f"expected onnx2torch to read {path}, got none ({error}); pip install onnx onnx2torch") from error
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(str(path))
-        onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError, OSError) as error:
-        raise ValueError(
-            f"expected an ONNX file, got {path}, which cannot be read ({brief(error)}); copy or export it again"
-        ) from error
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1 or len(inputs[0].type.tensor_type.shape.dim) != 4:
-        raise ValueError(
-            f"expected one input of images [N,C,H,W], got {[value.name for value in inputs]} in {path}"
-            "; export it with the images alone"
-        )
-    try:
-        network = onnx2torch.convert(simplify(model))
-    except (NotImplementedError, RuntimeError) as error:  # the second: onnx has no way back from the newer version
-        raise ValueError(
-            f"expected operators that onnx2torch knows, got others in {path} ({brief(error)}); export it with torch.export"
-        ) from error
-    sides = [side.dim_value or None for side in inputs[0].type.tensor_type.shape.dim]  # 0: any
-    size = None if None in sides[2:] else tuple(sides[2:])
-    return Program(network.eval(), size, sides[0] or 1, sides[0] or ANY_BATCH)
-
-
-def simplify(model):
-    """Returns an ONNX graph in the words of version 17, the newest of which onnx2torch knows most operators.
-
-    torch.onnx writes Reshape with allowzero=1, which onnx2torch refuses; without a zero in the shape it says nothing.
-    """
-    import onnx
-
-    (version,) = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")] or [0]
-    if version > NEWEST_OPSET:
-        model = onnx.version_converter.convert_version(model, NEWEST_OPSET)
-    known = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Reshape" and node.input[1] in known and (known[node.input[1]] != 0).all():
-            kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-    return model

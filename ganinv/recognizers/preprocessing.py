@@ -48,10 +48,13 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     channels: str = "RGB"  # RGB | BGR | L (greyscale, one channel)
+    layout: str = "NCHW"  # NCHW | NHWC (the channels last)
 
     def __post_init__(self):
         if not isinstance(self.channels, str) or self.channels not in CHANNELS:
             raise ValueError(f"expected channels among {', '.join(CHANNELS)}, got {self.channels!r}")
+        if self.layout not in ("NCHW", "NHWC"):
+            raise ValueError(f"expected a layout among NCHW, NHWC, got {self.layout!r}")
         count = CHANNELS[self.channels]
         if self.channels == "L" and self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0):
             object.__setattr__(self, "mean", (0.0,))
@@ -68,7 +71,7 @@ class Preprocessing:
             raise ValueError(f"expected size to be a side, or [height, width], from 1 to {MOST_SIDE}, got {self.size!r}")
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the network's input [N,C,h,w] of images [N,3,H,W] in [-1,1]; differentiable."""
+        """Returns the network's input, [N,C,h,w] or as the layout says, of images [N,3,H,W] in [-1,1]; differentiable."""
         x = images if self.size is None else resize(images, self.size)
         if self.channels == "BGR":
             x = x.flip(1)
@@ -76,10 +79,11 @@ class Preprocessing:
             x = (x * x.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
         black, white = self.range
         x = black + (x + 1) * ((white - black) / 2)
-        return (x - x.new_tensor(self.mean).view(-1, 1, 1)) / x.new_tensor(self.std).view(-1, 1, 1)
+        x = (x - x.new_tensor(self.mean).view(-1, 1, 1)) / x.new_tensor(self.std).view(-1, 1, 1)
+        return x if self.layout == "NCHW" else x.permute(0, 2, 3, 1)
 
     def undo(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns images [N,3,H,W], of any range, for which a network is fed x [N,3,H,W], but for size and greyscale."""
+        """Returns images [N,3,H,W], of any range, for which it is fed x [N,3,H,W], but for size, greyscale and layout."""
         mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         black, white = self.range
         images = (x * std + mean - black) * (2 / (white - black)) - 1
@@ -103,17 +107,22 @@ IMAGENET = Preprocessing(size=224, range=(0.0, 1.0), mean=(0.485, 0.456, 0.406),
 
 @dataclass(frozen=True)
 class FileCard:
-    """What a card says of a recognizer's file. output: one of callable.OUTPUTS; scale: by which cosines become logits."""
+    """What a card says of a recognizer's file. output: one of callable.OUTPUTS; scale: by which cosines become logits.
+
+    said: the names of Preprocessing that stand on it; there: it lies beside the file.
+    """
 
     preprocessing: Preprocessing
     output: str = "logits"
     scale: float = 64.0
+    said: frozenset[str] = frozenset()
+    there: bool = False
 
 
-def read_file_card(path: str | Path, default: Preprocessing) -> FileCard:
+def read_file_card(path: str | Path, default: Preprocessing, *, quiet: bool = False) -> FileCard:
     """Returns what the card beside a recognizer's file says, with the default for what it leaves out.
 
-    Without a card, one line in the log tells what is assumed.
+    Unless quiet, one line in the log says what is assumed where there is no card, or one that says nothing of it.
     Raises: ValueError when the file is missing, its SHA-256 is another, or the card has an odd key or value.
     """
     path = Path(path)
@@ -123,8 +132,10 @@ def read_file_card(path: str | Path, default: Preprocessing) -> FileCard:
         )
     card_path = path.with_suffix(".json")
     if not os.path.lexists(card_path):
-        log.warning("%s has no card %s: it is fed %s", path, card_path.name, describe(default))
-        return FileCard(default)
+        card = FileCard(default)
+        if not quiet:
+            tell_assumed(path, card)
+        return card
     card = read_json(card_path, beside=path)
     said = card.get("preprocessing", {})
     if not isinstance(said, dict):
@@ -146,9 +157,19 @@ def read_file_card(path: str | Path, default: Preprocessing) -> FileCard:
     if said.get("channels") == "L":  # the default's three numbers say nothing of one channel
         said = {"mean": (0.0,), "std": (1.0,)} | said
     try:
-        return FileCard(dataclasses.replace(default, **said), output, float(scale))
+        found = FileCard(dataclasses.replace(default, **said), output, float(scale), frozenset(said), there=True)
     except ValueError as error:
         raise ValueError(f"{error}; see {card_path}") from error
+    if not quiet:
+        tell_assumed(path, found)
+    return found
+
+
+def tell_assumed(path: Path, card: FileCard) -> None:
+    """Logs how a network is fed of which no card says anything."""
+    if not card.said:
+        lacks = f"says nothing in {path.stem}.json of what it is fed" if card.there else f"has no card {path.stem}.json"
+        log.warning("%s %s: it is fed %s", path, lacks, describe(card.preprocessing))
 
 
 def describe(preprocessing: Preprocessing) -> str:
@@ -156,7 +177,8 @@ def describe(preprocessing: Preprocessing) -> str:
     size = "pictures as they are" if preprocessing.size is None else f"pictures of size {preprocessing.size}"
     scale = "" if set(preprocessing.mean) == {0.0} and set(preprocessing.std) == {1.0} else ", minus mean over std"
     low, high = preprocessing.range
-    return f"{size}, {preprocessing.channels} in [{low:g},{high:g}]{scale}"
+    last = ", channels last" if preprocessing.layout == "NHWC" else ""
+    return f"{size}, {preprocessing.channels} in [{low:g},{high:g}]{scale}{last}"
 
 
 # ---- the probe

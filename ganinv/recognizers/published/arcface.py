@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ganinv.interfaces import Recognition
-from ganinv.recognizers import exported
+from ganinv.recognizers import exported, onnx_files
 from ganinv.recognizers.callable import brief
 from ganinv.recognizers.classifiers import load_into, unwrap
 from ganinv.recognizers.preprocessing import FileCard, Preprocessing, draw_faces, read_file_card
@@ -50,10 +50,10 @@ def subtracts(path: Path) -> bool:
 def load_insightface(name: str, device: torch.device | str, *, frame: Frame = WORLD) -> PublishedRecognizer:
     """Returns a recognizer of InsightFace's ONNX file, such as w600k_r50.onnx: 112 px RGB, cosine.
 
-    A card beside the file may say another preprocessing. Raises: ValueError, see exported.read_onnx and check.
+    A card beside the file may say another preprocessing. Raises: ValueError, see onnx_files.read_onnx and check.
     """
     path = check_file(name, "insightface")
-    program = exported.read_program(exported.read_onnx, path, torch.device(device))
+    program = exported.read_program(onnx_files.read_onnx, path, torch.device(device))
     default = RAW if subtracts(path) else INPUT
     preprocessing = read_file_card(path, default).preprocessing if path.with_suffix(".json").is_file() else default
     return check(FirstAnswer(program).to(device).eval(), preprocessing, path, device, frame)
