@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+HERE = str(Path(__file__).parent)
+CODE: set[str] = set()  # folders of the code that the caller named, once it was asked for
+
+
+def find_code(error: BaseException) -> str:
+    """Returns file:line of the caller's own code in which an error came up, there or in what it called; "" for none."""
+    place, frame = "", error.__traceback__
+    while frame is not None:
+        file, module = frame.tb_frame.f_code.co_filename, frame.tb_frame.f_globals.get("__name__")
+        ours = file.startswith(HERE) or module == "__main__" or "site-packages" in file
+        if not ours and any(file.startswith(folder) for folder in CODE):
+            place = f"{file}:{frame.tb_lineno}"
+        frame = frame.tb_next
+    return place
 
 
 class FaultError(RuntimeError):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 LARGEST_SIDE = 256  # pixels of a picture that is read at its own size: what networks reduce it to is smaller
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".pgm", ".ppm", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".pgm", ".ppm", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 FORMATS = ("JPEG", "PNG", "PPM", "WEBP", "BMP", "TIFF", "GIF")  # by content: an EPS named .png would start another program
 # what Pillow raises, of broken EXIF tags too
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, Image.DecompressionBombError)

@@ -18,6 +18,7 @@ from ganinv.json_data import read_json
 
 T = TypeVar("T")
 MANIFEST = "prepared.json"
+told: set[Path] = set()  # folders of which it was said what is passed over
 SPLITS = {"train": 0.6, "references": 0.2, "test": 0.2}  # share of each person's photos
 
 
@@ -58,16 +59,22 @@ def list_people(root: str | Path) -> dict[str, list[Path]]:
         raise ValueError(
             f"expected a folder with one sub-folder per person, got {root}, which is no folder; make FOLDER/PERSON/PHOTO"
         )
-    people = {}
+    people, others = {}, []
     for name in sort_names(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         folder = root / name
-        people[folder.name] = sorted(path for path in folder.iterdir() if images.is_picture(path))
+        inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        people[folder.name] = [path for path in inside if images.is_picture(path)]
+        others += [path for path in inside if not images.is_picture(path)]
         if not people[folder.name]:
             raise ValueError(f"expected photos ({', '.join(images.SUFFIXES)}) in {folder}, got none; remove the folder")
     if not people:
         raise ValueError(
             f"expected a folder with one sub-folder per person, got {root}, which has none; make FOLDER/PERSON/PHOTO"
         )
+    if others and root not in told:
+        told.add(root)  # a run lists a folder several times
+        got = repr(str(others[0].relative_to(root)))[1:-1]
+        print(f"{root}: {len(others)} files are passed over, such as {got}: no {', '.join(images.SUFFIXES)}", file=sys.stderr)
     return people
 
 

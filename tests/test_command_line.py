@@ -200,16 +200,23 @@ def test_help_shows_the_example_of_the_docstring(capsys):
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))
-def test_the_example_of_a_commands_help_can_be_run(script, capsys, monkeypatch):
+def test_the_example_of_a_commands_help_can_be_run(script, monkeypatch):
     module = importlib.import_module(f"ganinv.commands.{script}")
     configs = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
     examples = [example for config in configs for example in find_examples(config)]
     assert examples, "the configuration's docstring has no line `Example: ARGUMENTS`"
-    monkeypatch.chdir(ROOT)
+    parsed = []
+    monkeypatch.setattr(cli, "main", lambda kind, run, argv=None, **options: parsed.append(parse_words(kind, argv, options)))
     for example in examples:
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", *shlex.split(example), "--dry-run"])
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *shlex.split(example)])
         module.main()
-        assert json.loads(capsys.readouterr().out)
+    assert len(parsed) == len(examples)
+
+
+def parse_words(kind: type, argv: list[str] | None, options: dict):
+    """Returns a configuration as cli.main reads it; what it names need not be there."""
+    argv, choose = sys.argv[1:] if argv is None else argv, options.get("choose_defaults")
+    return cli.parse(kind, argv, choose(cli.parse(kind, argv)) if choose else None)
 
 
 def test_how_threads_wait_is_set_before_torch_is_imported():

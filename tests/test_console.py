@@ -29,7 +29,7 @@ def test_alone_it_says_what_each_verb_does(monkeypatch, capsys):
 
 
 def test_a_verb_runs_its_command(monkeypatch, capsys):
-    assert call(monkeypatch, "compare", "--dry-run", "A", "B") == 0
+    assert call(monkeypatch, "compare", "--dry-run", "--out=A") == 0
     assert '"runs": [' in capsys.readouterr().out and sys.argv[0] == "ganinv compare"
     assert call(monkeypatch, "compare", "--help") == 0
     assert capsys.readouterr().out.startswith("usage: ganinv compare ")

@@ -83,3 +83,13 @@ def test_folders_that_are_none_are_named(tmp_path):
         split_photos([], "validation")
     with pytest.raises(ValueError, match="at least one photo"):
         load_photos({}, 8)
+
+
+def test_files_that_are_no_pictures_are_passed_over_aloud_and_once(tmp_path, capsys):
+    (tmp_path / "Ada").mkdir()
+    for name in ("a.png", "b.gif", "c.heic", "d\x1b.svg", "._a.png", ".DS_Store"):
+        (tmp_path / "Ada" / name).touch()
+    for _ in range(2):
+        assert [path.name for path in list_people(tmp_path)["Ada"]] == ["a.png", "b.gif"]
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{tmp_path}: 2 files are passed over, such as Ada/c.heic: no .jpg" in said

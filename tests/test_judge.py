@@ -12,6 +12,7 @@ from PIL import Image
 
 from ganinv.commands import compare, judge, latent_attack
 from ganinv.reports.report_file import read_report
+from ganinv.studies.outside_pictures import list_pictures
 from tests.tiny_world import BRIEF, NAME, SIDE, make_tiny_world, register, run_main
 
 JUDGE = [f"--world={NAME}", "--candidates=12", "--device=cpu"]
@@ -101,7 +102,6 @@ MISTAKES = {
     "folders of names": (["people"], "one sub-folder per identity number, such as 3, got people/anna"),
     "twice": (["twice"], "one sub-folder per identity number"),
     "both": (["both"], "expected sub-folders or pictures in both, got both: 1 and 2_0.png"),
-    "uneven": (["uneven"], "as many pictures of every identity, got 2 of 0 and 1 of 1"),
     "unknown": (["unknown"], "expected identities from 0 to 5, got 6"),
     "small": (["small"], "at least 32 px a side, got 16x16 in small/0_0.png"),
     "oblong": (["oblong"], "square pictures of one size, at least 32 px a side, got 64x32"),
@@ -124,7 +124,6 @@ def write_mistakes() -> None:
     write("people/anna/0.png")
     write("twice/3/0.png"), write("twice/03/0.png")
     write("both/1/0.png"), write("both/2_0.png")
-    write("uneven/0_0.png"), write("uneven/0_1.png"), write("uneven/1_0.png")
     write("unknown/0_0.png"), write("unknown/6_0.png")
     write("small/0_0.png", size=(16, 16))
     write("oblong/0_0.png", size=(64, 32))
@@ -147,3 +146,15 @@ def test_a_mistake_is_one_line_and_leaves_nothing(name, monkeypatch, capsys):
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err, err
     assert sorted(path for path in Path().rglob("*") if path.name not in (".lock", "images")) == before
+
+
+def test_names_of_other_tools_and_uneven_numbers_are_read(capsys):
+    for name in ("attack_iden_0_1", "attack_iden_0_0", "attack_iden_3_10", "attack_iden_3_9", "attack_iden_3_11"):
+        write(f"drawn/{name}.png")
+    found = list_pictures(Path("drawn"))
+    names = {identity: [path.stem for path in files] for identity, files in found.items()}
+    assert names == {0: ["attack_iden_0_0", "attack_iden_0_1"], 3: ["attack_iden_3_9", "attack_iden_3_10"]}
+    assert "drawn: the first 2 pictures of each identity are judged, and 1 left out" in capsys.readouterr().err
+    write("arabic/\u0663_0.png")
+    with pytest.raises(ValueError, match="named <identity>_<k>"):
+        list_pictures(Path("arabic"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import re
 import signal
@@ -300,15 +301,44 @@ BROKEN = {
     "text": ({"parameters": {"x": {"min": "1e-5", "max": 1.0}}}, "write 1.0e-5, not 1e-5"),
     "range": ({"method": "random", "parameters": {"x": {"min": 2, "max": 1}}}, "numbers min < max for x"),
     "normal": (
-        {"method": "random", "parameters": {"x": {"distribution": "normal", "min": 0, "max": 1}}},
-        "expected a distribution among uniform, int_uniform, q_uniform, log_uniform, log_uniform_values for x, got normal",
+        {"method": "random", "parameters": {"x": {"distribution": "normal", "mu": 0, "sigma": 0}}},
+        "expected numbers mu, sigma above 0 and q above 0 for x with normal",
     ),
+    "beta": (
+        {"method": "random", "parameters": {"x": {"distribution": "beta", "min": 0, "max": 1}}},
+        "expected a distribution among uniform, int_uniform, q_uniform, log_uniform, log_uniform_values, normal, log_normal, "
+        "q_normal, q_log_normal for x, got beta",
+    ),
+    "normal grid": ({"parameters": {"x": {"distribution": "normal"}}}, "expected values for x in a grid"),
     "grid": ({"parameters": {"x": {"min": 0.0, "max": 1.0}}}, "expected values for x in a grid"),
     "early": ({"early_terminate": {"type": "median"}}, "early_terminate of type hyperband"),
     "bands": ({"early_terminate": {"type": "hyperband"}}, "expected min_iter, or max_iter and s"),
     "macro": ({"command": ["${python}", "${program}"]}, "plain words in command, got ${python}"),
     "program": ({"program": "none.py"}, "expected the program none.py"),
 }
+
+
+def test_normal_parameters_are_drawn_and_told_again():
+    def read(method: str):
+        of = {"plain": {"mu": 3, "sigma": 2}, "log": {"mu": -1}, "q": {"mu": 0, "sigma": 9, "q": 3}, "q_log": {"q": 2}}
+        kinds = {"plain": "normal", "log": "log_normal", "q": "q_normal", "q_log": "q_log_normal"}
+        parameters = {name: {"distribution": kinds[name], **numbers} for name, numbers in of.items()}
+        content = {"program": "fake.py", "method": method, "metric": {"name": "final/target_score"}, "parameters": parameters}
+        Path("sweep.yaml").write_text(yaml.safe_dump(content))
+        return read_sweep("sweep.yaml")
+
+    sweep = read("random")
+    drawn = [Search(sweep, 0).start(number) for number in range(1, 301)]
+    plain = [values["plain"] for values in drawn]
+    assert abs(statistics.mean(plain) - 3) < 0.5 and abs(statistics.stdev(plain) - 2) < 0.3
+    logs = [math.log(values["log"]) for values in drawn]
+    assert abs(statistics.mean(logs) + 1) < 0.25 and abs(statistics.stdev(logs) - 1) < 0.15
+    assert all(values["q"] % 3 == 0 and values["q_log"] % 2 == 0 for values in drawn)
+    search = Search(read("bayes"), 0)
+    for number, values in enumerate(drawn[:3], 1):  # of an earlier call, told again
+        assert search.start(number, values) == values
+        search.end(number, "complete", values["plain"])
+    assert search.start(4).keys() == sweep.varied.keys()
 
 
 @pytest.mark.parametrize("name", BROKEN)

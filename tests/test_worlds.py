@@ -320,3 +320,11 @@ def test_a_judge_of_ones_own_takes_the_thresholds_that_were_measured_of_it():
 def test_judges_that_embedded_no_references_judge_by_photos_alone():
     assets = load_assets("synthetic", device=torch.device("cpu"), judges=["sface"])
     assert [judge.name for judge in assets.judges] == ["sface"] and assets.references is None
+
+
+def test_an_installation_without_weights_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(worlds, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.chdir(tmp_path)
+    for name in ("synthetic", "mine"):
+        with pytest.raises(ValueError, match="holds no weights; install it from a checkout or a source archive"):
+            find_world(name)

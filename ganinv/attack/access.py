@@ -161,6 +161,6 @@ def check_answers(access: TargetAccess, reads: str, shape: tuple[int, ...], devi
         found = value.requires_grad and torch.autograd.grad((value * direction).sum(), images, allow_unused=True)[0]
     if not isinstance(found, torch.Tensor) or not found.any():
         raise ValueError(
-            f"expected a target whose {reads} have gradients, got none (detached, rounded, or times 0); mend it, or pass "
-            "--access=scores --optim.optimizer=antithetic"
+            f"expected a target whose {reads} have gradients, got none (detached, rounded, times 0, or of a softmax that is "
+            "sure); mend it, or pass --access=scores --optim.optimizer=antithetic"
         )

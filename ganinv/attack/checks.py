@@ -39,6 +39,11 @@ def check_config(
     if config.precision not in PRECISIONS:
         raise ValueError(f"expected a precision among {', '.join(PRECISIONS)}, got {config.precision}")
     OBJECTIVES.find(config.objective)
+    if templates is None and count == 1 and config.steps and config.objective != "logit":
+        raise ValueError(
+            f"expected two users or more for the objective {config.objective}, which weighs one against the others, got one"
+            "; pass --objective=logit"
+        )
     check_search(config)
     check_access(config, goal)
     check_limits(config, recognizer, len(identities))

@@ -28,7 +28,7 @@ from ganinv.cli.composed import FLAT, expand_home, flatten, override
 from ganinv.cli.help import SCREEN, format_help
 from ganinv.cli.parsing import parse, take_dry_run
 from ganinv.engine.files import plain
-from ganinv.errors import FaultError
+from ganinv.errors import FaultError, find_code
 from ganinv.ranges import check_ranges
 
 __all__ = [
@@ -75,6 +75,9 @@ def main(
     one line on stderr.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed; nobody reads what is said
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal lacks must not cost a run
             stream.reconfigure(errors="backslashreplace")
@@ -103,14 +106,25 @@ def main(
         if isinstance(error, OSError) and error.errno in TOO_LONG:
             stop(2, one_line(error), error)
         if not is_fault(error):
+            stop_for_code(error)
             raise
         stop(1, one_line(error), error)
+    except SystemExit as error:
+        stop_for_code(error)
+        raise
 
 
 def stop(code: int, line: str, cause: BaseException) -> typing.NoReturn:
     """Prints `error: line` on stderr and ends the process."""
     print(f"error: {line}", file=sys.stderr)
     raise SystemExit(code) from cause
+
+
+def stop_for_code(error: BaseException) -> None:
+    """Ends the process with one line where an error came up in the code that the caller named."""
+    if place := find_code(error):
+        got = f"{type(error).__name__} ({one_line(error)[:200]})"
+        stop(1, f"expected the code at {place} to run, got {got}; mend it there", error)
 
 
 def one_line(error: BaseException) -> str:

@@ -35,7 +35,7 @@ def format_help(config_type: type, defaults: object = None, width: int = 100) ->
         if len(text) > room:
             text = text[: max(0, room - 3)].rstrip() + "..." if room > 8 else ""
         lines.append(f"{head}{text} {tail}" if text else f"{head}{tail}")
-    lines += ["--dry-run prints the resolved configuration and ends; --help-verbose has the full texts."]
+    lines += ["--dry-run prints the resolved configuration, checks it, and ends; --help-verbose has the full texts."]
     return "\n".join(lines)
 
 

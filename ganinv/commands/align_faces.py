@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 from ganinv.engine.files import write_atomically
 from ganinv.engine.progress import open_bar
 
@@ -168,7 +169,7 @@ def summarise(counts: Counts) -> str:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(AlignFaces, run)
+    cli.main(AlignFaces, run, plan=open_named)
 
 
 if __name__ == "__main__":

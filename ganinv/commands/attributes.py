@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,4 +38,4 @@ def run(config: ReportAttributes) -> dict:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(ReportAttributes, run)
+    cli.main(ReportAttributes, run, plan=open_named)

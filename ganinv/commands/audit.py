@@ -63,17 +63,33 @@ def list_attacks(config: Audit, templates: bool) -> dict[str, tuple[str, object]
     return attacks
 
 
+def has_templates(config: Audit) -> bool:
+    """Says whether the target stores an embedding of each user. Raises: ValueError where none is, beside --ladder."""
+    from ganinv.worlds.world import find_world
+
+    templates = bool(config.gallery) or (not config.target and find_world(config.world).has("gallery"))
+    if config.ladder and not templates:
+        raise ValueError("expected a target with a gallery beside --ladder, got one without; pass --gallery")
+    return templates
+
+
+def plan(config: Audit) -> dict:
+    """Returns what --dry-run says beside the configuration, once what the attacks would load is loaded and checked."""
+    from ganinv.studies.audit import check_audit
+
+    attacks = list_attacks(config, has_templates(config))
+    check_audit(Path(config.out).expanduser(), attacks)
+    return {"attacks": list(attacks)}
+
+
 def run(config: Audit) -> dict:
     """Runs the attacks and writes the report."""
     from ganinv.reports.combined import LADDER
     from ganinv.studies.audit import run_audit
-    from ganinv.worlds.world import find_world
 
-    templates = bool(config.gallery) or (not config.target and find_world(config.world).has("gallery"))
+    templates = has_templates(config)
     out = Path(config.out).expanduser()
     if config.ladder:
-        if not templates:
-            raise ValueError("expected a target with a gallery beside --ladder, got one without; pass --gallery")
         climb_ladder(config, out / LADDER)
     return run_audit(out, list_attacks(config, templates))
 
@@ -90,4 +106,4 @@ def climb_ladder(config: Audit, out: Path) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(Audit, run)
+    cli.main(Audit, run, plan=plan)

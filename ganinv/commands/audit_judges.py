@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,4 +32,4 @@ def run(config: AuditJudges) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(AuditJudges, run)
+    cli.main(AuditJudges, run, plan=open_named)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,4 +33,4 @@ def run(config: Compare) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(Compare, run)
+    cli.main(Compare, run, plan=open_named)

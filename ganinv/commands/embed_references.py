@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,4 +51,4 @@ def run(config: EmbedReferences) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(EmbedReferences, run)
+    cli.main(EmbedReferences, run, plan=open_named)

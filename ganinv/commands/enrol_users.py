@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 
 OPERATING_RATE = 1e-3  # of false matches, at which a network of one's own accepts
 
@@ -90,4 +91,4 @@ def measure_threshold(world, network, config: EnrolUsers) -> float:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(EnrolUsers, run)
+    cli.main(EnrolUsers, run, plan=open_named)

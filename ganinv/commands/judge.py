@@ -37,6 +37,15 @@ def run(config: JudgePictures) -> dict:
     return judge_folder(config)
 
 
+def plan(config: JudgePictures) -> dict:
+    """Returns nothing, once all that would be judged, and whatever judges it, is loaded and checked."""
+    from ganinv.studies.outside_pictures import prepare_judging
+
+    if config.pictures:
+        prepare_judging(config)
+    return {}
+
+
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(JudgePictures, run)
+    cli.main(JudgePictures, run, plan=plan)

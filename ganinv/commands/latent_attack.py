@@ -42,6 +42,15 @@ def run(config: LatentAttack) -> dict:
     return run_attack(read_config(config), "latent")
 
 
+def plan(config: LatentAttack) -> dict:
+    """Returns what --dry-run says, once all that the attack would load is loaded and checked."""
+    from ganinv.studies.attack_run import check_attack
+
+    config = read_config(config)
+    check_attack(config, "latent")
+    return describe_config(config)
+
+
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(LatentAttack, run, plan=lambda config: describe_config(read_config(config)), choose_defaults=choose_defaults)
+    cli.main(LatentAttack, run, plan=plan, choose_defaults=choose_defaults)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 from ganinv.engine.files import write_atomically
 
 
@@ -115,4 +116,4 @@ def tell_quality(quality: Mapping[str, Mapping]) -> list[str]:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(MeasurePrior, run)
+    cli.main(MeasurePrior, run, plan=open_named)

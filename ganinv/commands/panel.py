@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,6 @@ def main() -> None:
     """Parses the command line and runs; without a verb it makes."""
     verb, *argv = sys.argv[1:] if sys.argv[1:2] in (["make"], ["score"]) else ["make", *sys.argv[1:]]
     if verb == "score":
-        cli.main(Score, score, argv)
+        cli.main(Score, score, argv, plan=open_named)
     else:
-        cli.main(Make, make, argv)
+        cli.main(Make, make, argv, plan=open_named)

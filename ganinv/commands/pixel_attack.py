@@ -43,6 +43,15 @@ def run(config: PixelAttack) -> dict:
     return run_attack(read_config(config), "pixel")
 
 
+def plan(config: PixelAttack) -> dict:
+    """Returns what --dry-run says, once all that the attack would load is loaded and checked."""
+    from ganinv.studies.attack_run import check_attack
+
+    config = read_config(config)
+    check_attack(config, "pixel")
+    return describe_config(config)
+
+
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(PixelAttack, run, plan=lambda config: describe_config(read_config(config)), choose_defaults=choose_defaults)
+    cli.main(PixelAttack, run, plan=plan, choose_defaults=choose_defaults)

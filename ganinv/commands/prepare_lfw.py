@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,4 +44,4 @@ def run(config: Config) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(Config, run)
+    cli.main(Config, run, plan=open_named)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,4 +115,4 @@ def register(world, out: Path, probes) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(ProbeAttributes, run)
+    cli.main(ProbeAttributes, run, plan=open_named)

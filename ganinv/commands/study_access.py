@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,4 +43,4 @@ def run(config: StudyAccess) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(StudyAccess, run)
+    cli.main(StudyAccess, run, plan=open_named)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ def plan(config: StudyCapacity) -> dict:
     """Returns what --dry-run says beside the configuration."""
     from ganinv.studies.capacity.plan import describe_plan
 
-    return describe_plan(config)
+    return describe_plan(config) | open_named(config)
 
 
 def run(config: StudyCapacity) -> None:

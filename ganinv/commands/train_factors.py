@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 from ganinv.commands.training_output import claim_output, register_output, shown
 
 
@@ -69,4 +70,4 @@ def run(config: TrainFactors) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(TrainFactors, run)
+    cli.main(TrainFactors, run, plan=open_named)

@@ -11,6 +11,7 @@ from pathlib import Path
 from ganinv import cli
 from ganinv.attack.config import AttackConfig
 from ganinv.commands.measure_prior import find_source, load_networks, load_real, measure, tell_quality
+from ganinv.commands.opening import open_named
 from ganinv.commands.training_output import claim_output, register_output, shown
 
 MEASURED = 2000  # samples, and as many held-out photos
@@ -151,4 +152,4 @@ def describe(config: TrainGan, settings, photos, share: tuple[float, float], tra
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(TrainGan, run)
+    cli.main(TrainGan, run, plan=open_named)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.commands.opening import open_named
 from ganinv.commands.training_output import claim_output, register_output, shown
 
 FURTHER_TARGETS = ("cnn", "softmax", "mlp")
@@ -112,4 +113,4 @@ def describe_data(recipe, users, public, most: int) -> dict:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(TrainRecognizer, run)
+    cli.main(TrainRecognizer, run, plan=open_named)

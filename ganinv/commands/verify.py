@@ -23,13 +23,26 @@ class Verify:
     device: str = "auto"  # auto | cpu | cuda
 
 
+def read_typed(config: Verify) -> dict[str, str]:
+    """Returns option -> code that the caller would run."""
+    return {"target": config.target, "generator": config.generator, "judge": config.judge}
+
+
+def plan(config: Verify) -> dict:
+    """Returns nothing, once the run that is named is read."""
+    from ganinv.studies.verification import open_run
+
+    if config.run:
+        open_run(config.run, read_typed(config))
+    return {}
+
+
 def run(config: Verify) -> None:
     """Prints one line a check. Raises: ValueError when the folder holds no run; FaultError when a check fails."""
     from ganinv.studies.verification import check_run
 
     failed = 0
-    typed = {"target": config.target, "generator": config.generator, "judge": config.judge}
-    for name, problem in check_run(config.run, config.photos, config.device, typed):
+    for name, problem in check_run(config.run, config.photos, config.device, read_typed(config)):
         print(f"{name}: {problem or 'as reported'}", flush=True)
         failed += bool(problem)
     if failed:
@@ -38,4 +51,4 @@ def run(config: Verify) -> None:
 
 def main() -> None:
     """Parses the command line and runs."""
-    cli.main(Verify, run)
+    cli.main(Verify, run, plan=plan)

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from ganinv.errors import FaultError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+STRAY = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # half characters that stand for no byte
 
 
 def plain(value: object) -> object:
@@ -46,6 +48,14 @@ def clear_errors(path: str | Path, kind: type[Exception] = FaultError, verb: str
         raise (FaultError if full else kind)(message) from error
 
 
+def to_bytes(text: str) -> bytes:
+    """Returns a text in UTF-8. A path that the locale could not decode stands in it as it lies on the disk."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # of bytes that it lacks Python makes half characters; others come from JSON
+        return STRAY.sub("?", text).encode("utf-8", "surrogateescape").decode("utf-8", "replace").encode()
+
+
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Writes a file under a temporary name, then renames it: a reader finds the old file or the new one, never a half.
 
@@ -54,7 +64,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # several processes may write one file
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(to_bytes(content) if isinstance(content, str) else content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # on a full disk a half is there

@@ -63,7 +63,8 @@ def unwrap(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
     Of several copies of rosinality's generator, that is taken whose prefix says "ema".
     """
-    for mark, own in (("input.input", rosinality.PREFIX), ("GE.initial_conv.weight", "GAN.")):
+    marks = (("input.input", rosinality.PREFIX), ("GE.initial_conv.weight", "GAN."), ("G.initial_conv.weight", "GAN."))
+    for mark, own in marks:
         found = [name.removesuffix(mark) for name in tensors if name.endswith(mark)]
         if not found or own in found:
             continue

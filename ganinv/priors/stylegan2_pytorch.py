@@ -72,6 +72,18 @@ def num_layers(resolution: int) -> int:
     return int(math.log2(resolution) - 1)
 
 
+class OlderNorm(nn.Module):
+    """The package's ChanNorm as it was before 1.8.8: the deviation plus epsilon divides, no root of the variance plus it."""
+
+    def __init__(self, norm: nn.Module):
+        super().__init__()
+        self.eps, self.g, self.b = norm.eps, norm.g, norm.b
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        deviation = torch.var(x, dim=1, unbiased=False, keepdim=True).sqrt()
+        return (x - x.mean(1, keepdim=True)) / (deviation + self.eps) * self.g + self.b
+
+
 class StyleGAN2PyTorch(nn.Module):
     """stylegan2-pytorch's mapping and synthesis networks as an interfaces.Generator: frozen, eval, deterministic.
 
@@ -123,6 +135,14 @@ class StyleGAN2PyTorch(nn.Module):
             with torch.inference_mode(False), torch.no_grad(), torch.autocast(kind, enabled=False):
                 self.forms[dtype] = prepare_generator(self.synthesis, self.noise, dtype)
         return self.forms[dtype]
+
+    def use_older_norms(self) -> None:
+        """Gives the attention layers the norm of the package before 1.8.8, in place."""
+        package = import_stylegan2_pytorch()
+        norms = [name for name, module in self.synthesis.named_modules() if isinstance(module, package.ChanNorm)]
+        for name in norms:
+            self.synthesis.set_submodule(name, OlderNorm(self.synthesis.get_submodule(name)))
+        self.forms.clear()
 
     def map(self, z: torch.Tensor, psi: float = 1.0) -> torch.Tensor:
         """Returns w [N,num_ws,w_dim] of z [N,z_dim], the same for every layer, pulled towards the mean w by psi."""

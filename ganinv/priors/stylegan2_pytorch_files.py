@@ -50,8 +50,21 @@ def parse_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], said: Mapp
     if odd := sorted(name for name in tensors if name.split(".")[0] not in PARTS):
         raise ValueError(f"expected tensors of {', '.join(PARTS)} in {path}, got {', '.join(map(show, odd[:4]))}")
     weights = {name: value for name, value in tensors.items() if name.startswith(("SE.", "GE."))}
+    if not weights and any(name.startswith("G.") for name in tensors):
+        log.warning("%s has no averaged networks SE and GE: S and G are taken, whose pictures are worse", path)
+        weights = {name.replace(".", "E.", 1): value for name, value in tensors.items() if name.startswith(("S.", "G."))}
     architecture = infer_architecture(weights, path)
-    return build_prior(weights, architecture, find_lr_mlp(path, said, architecture), extras, path)
+    prior = build_prior(weights, architecture, find_lr_mlp(path, said, architecture), extras, path)
+    if architecture["attention"] and is_older(said.get("version")):
+        log.warning("%s is of stylegan2-pytorch before 1.8.8, whose attention layers divide by another number", path)
+        prior.use_older_norms()
+    return prior
+
+
+def is_older(version: object) -> bool:
+    """Says whether a checkpoint's version of stylegan2-pytorch has the norms of before 1.8.8."""
+    numbers = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})\.([0-9]{1,4})", version) if isinstance(version, str) else None
+    return numbers is not None and tuple(map(int, numbers.groups())) < (1, 8, 8)
 
 
 def infer_architecture(weights: Mapping[str, torch.Tensor], path: str | Path) -> dict:

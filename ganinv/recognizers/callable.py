@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ganinv.errors import find_code
 from ganinv.interfaces import Recognition
 from ganinv.recognizers.gallery import Enrollable
 
@@ -30,9 +31,19 @@ class CallableRecognizer(Enrollable, nn.Module):
             answer = ask(recognize, sample)
             found, self.only_classifies = self.read(answer, len(sample)), isinstance(answer, torch.Tensor)
             if self.only_classifies and are_embeddings(found.logits):
-                log.warning("its answers all have length 1: they are taken for embeddings, of users to enrol with --gallery")
+                length = f"{found.logits.norm(dim=1).mean():.3g}"
+                log.warning(
+                    "its answers all have length %s: they are taken for embeddings, of users to enrol with --gallery", length
+                )
                 self.only_embeds, self.only_classifies = True, False
                 found = Recognition(found.embeddings, None)
+        if not self.only_classifies and found.logits is not None and are_embeddings(found.logits):
+            check_order(answer)
+        if self.only_classifies and (size := found.logits.shape[1]) in EMBEDDING_SIZES:
+            log.warning(
+                "its %d outputs are taken for as many users: if they are an embedding, say output=embeddings on the card, or "
+                "return (embeddings, None), and enrol users with --gallery", size
+            )  # fmt: skip
         if found.logits is not None and sample.any() and (kind := name_outputs(found.logits)):
             log.warning("its answers look like %s, not like logits: the attack is weaker and its scores mislead; %s", *kind)
         self.embedding_dim = found.embeddings.shape[1]
@@ -67,23 +78,42 @@ class CallableRecognizer(Enrollable, nn.Module):
 
 
 def are_embeddings(answer: torch.Tensor) -> bool:
-    """Says whether rows [N,C] have length 1 and are no probabilities, of which one that is sure has length 1 too."""
-    norms, sums = answer.norm(dim=1), answer.sum(1)
+    """Says whether rows [N,C] all have length 1, or another one though they differ.
+
+    Probabilities are none, of which one that is sure has length 1 too.
+    """
+    norms, sums = answer.float().norm(dim=1), answer.sum(1)
     ones = torch.ones_like(norms)
-    probabilities = bool(answer.min() >= 0) and torch.allclose(sums, ones, atol=1e-3)
-    return answer.shape[1] > 1 and torch.allclose(norms, ones, atol=1e-3) and not probabilities
+    if answer.shape[1] < 2 or (answer.min() >= 0 and torch.allclose(sums.float(), ones, atol=1e-3)):
+        return False
+    differ = len(answer) > 1 and F.cosine_similarity(answer[:1].float(), answer[1:].float()).min() < ALIKE
+    return torch.allclose(norms, ones, atol=1e-3) or bool(differ and torch.allclose(norms, norms.mean(), rtol=1e-3))
+
+
+def check_order(answer: object) -> None:
+    """Raises: ValueError where a pair's logits all have one length and its embeddings have not: it is in the other order."""
+    embeddings = answer.embeddings if isinstance(answer, Recognition) else answer[0]
+    if not are_embeddings(embeddings):
+        raise ValueError(
+            "expected (embeddings, logits) from the recognizer, got rows of one length as logits"
+            "; return them in the other order"
+        )
 
 
 NARROW = 0.2  # of logits, which may be small of an untrained network; cosines and sigmoids of trained ones spread wider
+ALIKE = 0.99  # of two answers' cosine: of an untrained network, all have nearly one length
+EMBEDDING_SIZES = (128, 256, 512)  # of face recognizers; as numbers of users they are rare
+FARTHEST = 4.0  # squared distance of two embeddings of length 1
 SMALLEST = 1e-12  # a probability below it is taken for it: its logarithm must stay finite
-OUTPUTS = ("logits", "probabilities", "cosines", "embeddings")  # what a network's one tensor is
+OUTPUTS = ("logits", "probabilities", "cosines", "distances", "embeddings")  # what a network's one tensor is
 
 
 def to_logits(answer: torch.Tensor, output: str, scale: float) -> torch.Tensor:
-    """Returns logits [N,C] of answers: of probabilities their logarithm, of cosines scale times them."""
+    """Returns logits [N,C] of answers: of probabilities their logarithm, of cosines and minus distances scale times them."""
     if output == "probabilities":
         return answer.clamp_min(SMALLEST).log()
-    return answer * scale if output == "cosines" else answer
+    signs = {"cosines": 1, "distances": -1}
+    return answer * (signs[output] * scale) if output in signs else answer
 
 
 def name_outputs(answer: torch.Tensor) -> tuple[str, str] | None:
@@ -97,6 +127,11 @@ def name_outputs(answer: torch.Tensor) -> tuple[str, str] | None:
     if low >= -1 and high <= 1 and high - low > NARROW:
         what = f"cosines or sigmoids (numbers from {low:.2f} to {high:.2f})"
         return what, "return them times the scale of the training, or say output=cosines and scale on the card"
+    if low >= 0 and answer.shape[1] > 2:
+        what = f"distances (no number below 0, up to {high:.3g})"
+        return what, "return minus the distance times a scale, or say output=distances and scale on the card"
+    if low >= -FARTHEST and high <= 0 and answer.logsumexp(1).abs().max() > 1e-3:  # 0 of logarithms of probabilities
+        return f"minus distances (numbers from {low:.2f} to {high:.2f})", "return them times a scale, such as 64"
     return None
 
 
@@ -115,13 +150,14 @@ def call_theirs(call: Callable[[], object], wanted: str, giver: str):
         return call()
     except (ValueError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if "DefaultCPUAllocator" in str(error):
             raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = find_code(error) or f"{last.filename}:{last.lineno}"
         raise ValueError(
-            f"expected {wanted}, got {type(error).__name__} ({brief(error)}) from the {giver}, at "
-            f"{place.filename}:{place.lineno}; mend the code there"
+            f"expected {wanted}, got {type(error).__name__} ({brief(error)}) from the {giver}, at {place}"
+            "; mend the code there"
         ) from error
 
 

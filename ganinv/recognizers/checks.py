@@ -14,7 +14,8 @@ def check_recognizer(recognizer: Recognizer, resolution: int, *, device: torch.d
     """Asks a recognizer twice about the same images [4,3,R,R]; returns if it keeps the convention of interfaces.py.
 
     device: of the images; by default that of the recognizer's parameters, else the CPU.
-    Raises: ValueError saying what came, when shapes, norms or values are not as agreed, or the two answers differ.
+    Raises: ValueError saying what came, when shapes, norms or values are not as agreed, the two answers differ,
+        or an answer depends on what else is in the batch.
     """
     if device is None:
         device = find_device(recognizer)
@@ -26,6 +27,11 @@ def check_recognizer(recognizer: Recognizer, resolution: int, *, device: torch.d
             "; return ganinv.interfaces.Recognition(embeddings, logits)"
         )
     check_answer("embeddings", first.embeddings, second.embeddings, [4, recognizer.embedding_dim])
+    alone = ask(recognizer, images[:1])
+    for name in ("embeddings", "logits"):
+        one, among = getattr(alone, name), getattr(first, name)
+        if among is not None and not torch.allclose(one, among[:1], rtol=1e-2, atol=1e-3 * among.abs().max().item()):
+            raise ValueError(f"expected the same {name} for an image in any batch, got others; call eval() on the recognizer")
     norms = first.embeddings.norm(dim=1)
     raw = getattr(recognizer, "metric", "cosine") == "euclidean"  # whose distances a change of norm would change
     if not raw and not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):

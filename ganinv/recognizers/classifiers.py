@@ -67,8 +67,8 @@ def unwrap(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in COUNTS}
 
 
-def strip_prefix(tensors: dict[str, torch.Tensor], expected: Iterable[str], path: Path) -> dict[str, torch.Tensor]:
-    """Returns the tensors of a network below whatever prefix most of its own names have; one that is stripped is logged.
+def find_prefix(tensors: dict[str, torch.Tensor], expected: Iterable[str]) -> str:
+    """Returns the prefix that most of a network's own names have among a file's, "" for none.
 
     expected: the network's names, such as "conv1.weight" for "net.backbone.conv1.weight" or "_orig_mod.conv1.weight".
     """
@@ -79,7 +79,11 @@ def strip_prefix(tensors: dict[str, torch.Tensor], expected: Iterable[str], path
         for place in (-1, *(place for place, letter in enumerate(name) if letter == "."))
         if name[place + 1 :] in own
     )
-    prefix = min(found, key=lambda prefix: (-found[prefix], len(prefix)), default="")
+    return min(found, key=lambda prefix: (-found[prefix], len(prefix)), default="")
+
+
+def strip_prefix(tensors: dict[str, torch.Tensor], prefix: str, path: Path) -> dict[str, torch.Tensor]:
+    """Returns the tensors below a prefix, by their names behind it; one that is stripped is logged."""
     if not prefix:
         return tensors
     log.warning("%s: its tensors are those below %s", path, show(prefix))
@@ -110,10 +114,64 @@ def load_into(network: nn.Module, tensors: dict[str, torch.Tensor], path: Path) 
     return network
 
 
-def resize_head(network: nn.Module, head: str, count: int) -> None:
+def fold_weight_norm(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns tensors with the weights that torch's weight_norm keeps as lengths and directions, in both of its forms."""
+    forms = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+    for length, direction in forms:
+        for name in [name for name in tensors if name.endswith(f".{length}")]:
+            layer = name.removesuffix(length)
+            if (v := tensors.get(layer + direction)) is None:
+                continue
+            g = tensors.pop(name)
+            over = [dim for dim in range(v.ndim) if g.ndim != v.ndim or g.shape[dim] == 1]
+            tensors[f"{layer}weight"] = v / v.norm(dim=over, keepdim=True) * g
+            del tensors[layer + direction]
+    return tensors
+
+
+def take_head(
+    found: dict[str, torch.Tensor], prefix: str, network: nn.Module, head: str, path: Path
+) -> dict[str, torch.Tensor]:
+    """Returns a network's tensors with the last layer under its name, which had another one: "head.weight", "fc.1.weight".
+
+    found: all of a file's; prefix: of the network's own. Raises: ValueError unless one alone reads what the last layer reads.
+    """
+    own = {f"{prefix}{name}" for name in network.state_dict()}
+    width = network.get_submodule(head).weight.shape[1]
+    others = [
+        name for name, tensor in found.items() if name.endswith(".weight") and name not in own and tensor.ndim in (2, 4)
+    ]
+    fitting = [name.removesuffix("weight") for name in others if found[name].shape[1] == width]
+    if len(fitting) != 1:
+        raise ValueError(f"expected the last layer {head}.weight in {path}, got none; it is of another network")
+    (place,) = fitting
+    log.warning("%s: its last layer is %s", path, show(place.removesuffix(".")))
+    kept = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name in own}
+    layer = {part: found[f"{place}{part}"] for part in ("weight", "bias") if f"{place}{part}" in found}
+    return kept | {f"{head}.{part}": tensor for part, tensor in layer.items()}
+
+
+def take_grey(network: nn.Module, tensors: dict[str, torch.Tensor], preprocessing: Preprocessing, path: Path) -> None:
+    """Gives the network a first layer of one channel, in place, where a file's has one and the card says so.
+
+    Raises: ValueError where the card does not say so.
+    """
+    name, layer = next(((name, one) for name, one in network.named_modules() if isinstance(one, nn.Conv2d)), ("", None))
+    weight = tensors.get(f"{name}.weight")
+    if layer is None or weight is None or weight.ndim != 4 or weight.shape[1] != 1 or layer.in_channels != 3:
+        return
+    if preprocessing.channels != "L":
+        raise ValueError(
+            f'expected a first layer of three channels in {path}, got one of one; say "channels": "L" on {path.stem}.json'
+        )
+    sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    network.set_submodule(name, nn.Conv2d(1, layer.out_channels, *sizes, bias=layer.bias is not None))
+
+
+def resize_head(network: nn.Module, head: str, count: int, *, bias: bool) -> None:
     """Gives the network a last layer of so many identities, in place."""
     layer = network.get_submodule(head)
-    bias = layer.bias is not None
+    bias = bias and layer.bias is not None
     if isinstance(layer, nn.Linear):
         network.set_submodule(head, nn.Linear(layer.in_features, count, bias=bias))
     else:
@@ -127,16 +185,20 @@ def load_classifier(
 
     Raises: ValueError when the file is no state dict of this network.
     """
-    tensors = unwrap(read_tensors(path)[0])
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(odd)} if odd else tensors
+    found = fold_weight_norm(unwrap(read_tensors(path)[0]))
+    found = {name: tensor for name, tensor in found.items() if not name.startswith(odd)} if odd else found
     with torch.random.fork_rng(devices=[]):  # the first weights are drawn and replaced: leave the caller's draws alone
         network = build()
         head = find_head(network)
-        tensors = strip_prefix(tensors, network.state_dict(), path)
-        weight = tensors.get(f"{head}.weight")
-        if weight is None or weight.ndim < 2:
-            raise ValueError(f"expected the last layer {head}.weight in {path}, got none; it is of another network")
-        resize_head(network, head, len(weight))
+        prefix = find_prefix(found, network.state_dict())
+        tensors = strip_prefix(found, prefix, path)
+        if f"{head}.weight" not in tensors:
+            tensors = take_head(found, prefix, network, head, path)
+        weight = tensors[f"{head}.weight"]
+        if weight.ndim < 2:
+            raise ValueError(f"expected the last layer {head}.weight in {path}, got another shape; it is of another network")
+        resize_head(network, head, len(weight), bias=f"{head}.bias" in tensors)
+        take_grey(network, tensors, preprocessing, path)
     return ClassifierRecognizer(load_into(network, tensors, path), head, preprocessing)
 
 

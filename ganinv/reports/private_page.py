@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ganinv.engine.files import clear_errors
+from ganinv.engine.files import clear_errors, to_bytes
 from ganinv.photos import Photos
 from ganinv.reports.page import embed, encode_image
 
@@ -45,5 +45,5 @@ def write_private(folder: Path, identities: list[int], photos: Photos, names: Ma
     with clear_errors(folder):
         file.unlink(missing_ok=True)
         os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))
-        file.write_text(page, encoding="utf-8")
+        file.write_bytes(to_bytes(page))
     return file

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from ganinv.judging.judgement import Judgement
 
 
+def check_new(path: Path | None) -> None:
+    """Raises: ValueError when a folder holds a run."""
+    for name in ("config.json", "report.json") if path is not None else ():
+        if (path / name).exists():
+            hint = "choose another --out, or pass --resume alone to go on with it"
+            raise ValueError(f"expected a new folder, got {path}, which holds a {name}; {hint}")
+
+
 class RunFolder:
     """A folder that one run writes to, and one process at a time: close() or the process's end lets others in.
 
@@ -54,11 +62,11 @@ class RunFolder:
                 ) from error
             for left in self.path.rglob("*.tmp"):  # by a kill
                 left.unlink(missing_ok=True)
-        for name in () if resume else ("config.json", "report.json"):
-            if (self.path / name).exists():
-                self.close()
-                hint = "choose another --out, or pass --resume alone to go on with it"
-                raise ValueError(f"expected a new folder, got {self.path}, which holds a {name}; {hint}")
+        try:
+            check_new(self.path if not resume else None)
+        except ValueError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Lets other processes write here."""
@@ -139,7 +147,7 @@ class RunFolder:
         check_report(report, self.path / "report.json")
         with clear_errors(self.path, verb="read"):
             page = render_page(self.path, report, judgement.photos, judgement.means)
-        self.write_bytes("report.html", page.encode())
+        self.write_bytes("report.html", page)
         self.write_bytes("report.json", text.encode())
         return report
 
@@ -153,7 +161,7 @@ class RunFolder:
         """Writes a JSON file. Raises: FaultError when a number in it is not finite."""
         self.write_bytes(name, encode(value, name, indent=2).encode())
 
-    def write_bytes(self, name: str, content: bytes) -> None:
+    def write_bytes(self, name: str, content: str | bytes) -> None:
         """Writes a file under a temporary name, then renames. Raises: FaultError when the disk refuses."""
         with clear_errors(self.path):
             write_atomically(self.path / name, content)

@@ -39,7 +39,7 @@ from ganinv.reports.provenance import describe_provenance, find_differences
 from ganinv.reports.report_content import describe_search, describe_target
 from ganinv.reports.report_file import read_report
 from ganinv.reports.run_files import read_provenance
-from ganinv.reports.run_folder import RunFolder, new_folder
+from ganinv.reports.run_folder import RunFolder, check_new, new_folder
 from ganinv.reports.terminal import print_report
 from ganinv.reports.tracking import MODES, Tracker, is_sweep
 from ganinv.studies.attack_options import RunOptions, describe_config, name_code
@@ -106,6 +106,21 @@ def run_attack(config, method: str, *, photo_check: PhotoCheck | None = None) ->
     print_report(report, folder.path)
     compare_with_source(config.run, report)
     return report
+
+
+def check_attack(config, method: str) -> None:
+    """Returns if an attack could begin: loads what it names, checks all of it, and writes nothing.
+
+    Raises: ValueError, as run_attack does before it searches.
+    """
+    check_options(config, method)
+    resumed = config.run.resume
+    if resumed and (Path(resumed) / "report.json").is_file():
+        read_report(resumed)
+        return
+    if config.run.out and not resumed:
+        check_new(Path(config.run.out))
+    prepare(config, method)
 
 
 def check_options(config, method: str) -> None:

@@ -14,6 +14,7 @@ from ganinv.attack.config import AttackConfig
 from ganinv.attributes.labels import Attribute, Column, name_values, read_labels
 from ganinv.attributes.posterior import Calibration
 from ganinv.attributes.probes import Probe, load_probes
+from ganinv.engine.files import write_atomically
 from ganinv.judging.attributes import measure_attributes
 from ganinv.judging.leak import SELECTION
 from ganinv.judging.protocol import JudgingAssets, draw_controls, draw_means
@@ -82,8 +83,8 @@ def report_runs(config) -> dict:
         found[run.folder.name] = result.describe()
         parts.append(f"## {run.folder.name}\n\n{format_run({'attributes': result.describe()})}")
     content = {"command": cli.name_command("attributes"), "runs": found}
-    (out / "attributes.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (out / "attributes.md").write_text("\n".join(parts), encoding="utf-8")
+    write_atomically(out / "attributes.json", json.dumps(content, indent=2) + "\n")
+    write_atomically(out / "attributes.md", "\n".join(parts))
     print("\n".join(parts))
     print(f"{out}/attributes.md and attributes.json" + (", calibration.safetensors" if calibration else ""))
     return found

@@ -21,7 +21,7 @@ from ganinv.reports.report_file import read_report
 from ganinv.reports.run_files import read_config
 from ganinv.reports.terminal import WIDTH
 from ganinv.studies.attack_options import describe_config
-from ganinv.studies.attack_run import run_attack
+from ganinv.studies.attack_run import check_options, prepare, run_attack
 from ganinv.worlds.photo_check import PhotoCheck, check_photos
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.world import World
@@ -64,6 +64,17 @@ def run_audit(out: Path, attacks: Mapping[str, tuple[str, object]], run: Callabl
         print(textwrap.fill(sentence, WIDTH, subsequent_indent="  "))
     print(f"\n{out}/audit.html")
     return audit
+
+
+def check_audit(out: Path, attacks: Mapping[str, tuple[str, object]]) -> None:
+    """Returns if an audit could begin. What the last attack would load is loaded: it asks the most of a target.
+
+    Raises: ValueError, as run_audit does before it searches.
+    """
+    for name, (method, config) in attacks.items():
+        check_begun(out, out / name.replace(" ", "-"), config)
+        check_options(config, method)
+    prepare(config, method)
 
 
 def check_begun(out: Path, folder: Path, config) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +26,52 @@ from ganinv.photos import hash_photos
 from ganinv.recognizers.checks import check_recognizer
 from ganinv.reports.provenance import describe_provenance
 from ganinv.reports.report_content import describe_target
-from ganinv.reports.run_folder import RunFolder, new_folder
+from ganinv.reports.run_folder import RunFolder, check_new, new_folder
 from ganinv.reports.terminal import print_report
 from ganinv.studies.attack_run import check_photos
 from ganinv.worlds.assets import Assets, load_assets
+from ganinv.worlds.photo_check import PhotoCheck
 from ganinv.worlds.world import find_world
 
-FILE = re.compile(r"([0-9]{1,9})_([0-9]{1,9})")  # <identity>_<k>
+FILE = re.compile(r"(?:[^0-9]*_)?([0-9]{1,9})_([0-9]{1,9})")  # <identity>_<k>, of other tools attack_iden_<identity>_<k>
 DARK = 2  # of 255 levels: what stays below was saved in [0,1] or [-1,1], or shows nothing
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pictures [T,K,3,R,R] of identities, read and checked, with what judges them; config: with its label."""
+
+    config: object
+    device: torch.device
+    identities: tuple[int, ...]
+    pictures: torch.Tensor
+    assets: Assets
+    search: AttackConfig
+    photo_check: PhotoCheck | None
+
+
+def prepare_judging(config) -> Prepared:
+    """Returns the pictures of a folder and what judges them, after checking all of it; writes nothing.
+
+    config: the options of the command `judge`. Raises: ValueError for what cannot be judged.
+    """
+    device = cli.choose_device(config.device)
+    world = find_world(config.world)
+    files = list_pictures(Path(config.pictures))
+    identities = tuple(files)
+    pictures = read_pictures(files, world.resolution)
+    config = replace(config, label=config.label or Path(config.pictures).resolve().name)
+    assets = load_assets(
+        config.world, device=device, target=config.target, photos=config.photos, identities=identities,
+        gallery=config.gallery, threshold=config.threshold, classes=config.classes,
+    )  # fmt: skip
+    check_recognizer(assets.target, world.resolution, device=device)
+    search = AttackConfig(candidates=config.candidates, restarts=1, psi=config.psi, steps=0)
+    check_config(search, assets.target, identities, has_prior=True)
+    check_independent(assets.target, assets.judges)
+    if config.out:
+        check_new(Path(config.out))
+    return Prepared(config, device, identities, pictures, assets, search, check_photos(assets, config))
 
 
 def judge_folder(config) -> dict:
@@ -41,25 +79,12 @@ def judge_folder(config) -> dict:
 
     config: the options of the command `judge`.
     """
-    device = cli.choose_device(config.device)
-    world = find_world(config.world)
-    files = list_pictures(Path(config.pictures))
-    identities = tuple(files)
-    pictures = read_pictures(files, world.resolution)  # [T,K,3,R,R]
-    config = replace(config, label=config.label or Path(config.pictures).resolve().name)
-    assets = load_assets(
-        config.world, device=device, target=config.target, photos=config.photos, identities=identities,
-        gallery=config.gallery, threshold=config.threshold, classes=config.classes,
-    )  # fmt: skip
-    check_recognizer(assets.target, world.resolution, device=device)
-    search = AttackConfig(candidates=config.candidates, restarts=1, psi=config.psi)
-    check_config(search, assets.target, identities, has_prior=True)
-    check_independent(assets.target, assets.judges)
-    photo_check = check_photos(assets, config)
+    made = prepare_judging(config)
+    config, assets, identities, pictures, device = made.config, made.assets, made.identities, made.pictures, made.device
     provenance = describe_provenance(config.seed, device, assets.weight_files(), sys.argv)
     if assets.references is not None and assets.references.photos is not None:
         provenance["photos"] = hash_photos(assets.references.photos)
-    folder = RunFolder(config.out or new_folder("judged", world.name))
+    folder = RunFolder(config.out or new_folder("judged", assets.world.name))
     try:
         folder.write_json("provenance.json", provenance)
         folder.write_config(asdict(config) | {"identities": ",".join(map(str, identities))})
@@ -67,7 +92,7 @@ def judge_folder(config) -> dict:
         judging = JudgingAssets.of_run(assets, device)
         controls = draw_controls(judging, pictures, identities, psi=config.psi, seed=config.seed)
         if config.candidates:
-            best = find_best_candidates(assets, identities, search, config.seed, device)
+            best = find_best_candidates(assets, identities, made.search, config.seed, device)
             controls = {"best candidate": best[:, None]} | controls
         judgement = judge_pictures(judging, pictures, identities, controls, seed=config.seed, photos=config.photos)
         report = folder.write_report(
@@ -77,7 +102,7 @@ def judge_folder(config) -> dict:
             identities=identities,
             judgement=judgement,
             cost=Absent("the pictures were made elsewhere"),
-            beside=describe_target(assets.names, identities, photo_check),
+            beside=describe_target(assets.names, identities, made.photo_check),
         )
     finally:
         folder.close()
@@ -97,7 +122,8 @@ def find_best_candidates(assets: Assets, identities: Sequence[int], search: Atta
 def list_pictures(folder: Path) -> dict[int, list[Path]]:
     """Returns the picture files of each identity, by rising number, as many of each; a grid.png is passed over.
 
-    Raises: ValueError when there are none, their names tell no identity, or identities have different numbers of them.
+    Where identities have different numbers of them, the first are taken, as many as all have; a line on stderr says so.
+    Raises: ValueError when there are none, or their names tell no identity.
     """
     if not str(folder).strip("."):
         raise ValueError("expected --pictures=FOLDER, got none; pass the folder that holds the pictures")
@@ -127,13 +153,11 @@ def list_pictures(folder: Path) -> dict[int, list[Path]]:
         raise ValueError(
             f"expected pictures ({', '.join(images.SUFFIXES)}) in {empty}, got none; add pictures, or take the folder out"
         )
-    most, least = max(counts, key=counts.get), min(counts, key=counts.get)
-    if counts[most] != counts[least]:
-        raise ValueError(
-            f"expected as many pictures of every identity, got {counts[most]} of {most} and {counts[least]} of {least}"
-            "; add or remove some"
-        )
-    return {identity: [path for _, path in sorted(found[identity])] for identity in sorted(found)}
+    least = min(counts.values())
+    if max(counts.values()) > least:
+        left = sum(counts.values()) - least * len(counts)
+        print(f"{folder}: the first {least} pictures of each identity are judged, and {left} left out", file=sys.stderr)
+    return {identity: [path for _, path in sorted(found[identity])][:least] for identity in sorted(found)}
 
 
 def read_pictures(files: dict[int, list[Path]], side: int) -> torch.Tensor:

@@ -47,18 +47,18 @@ def compare_runs(config) -> None:
         labels, pictures = ["a photo of the user", *labels], [photos, *pictures]
     differences = pair_methods(methods, config.against, config.power)
     told = format_differences(differences, config.power)
-    contents = {
-        "table.md": (format_table(methods) + told).encode(),
-        "table.csv": format_csv(methods).encode(),
-        "differences.csv": format_differences_csv(differences).encode(),
-        "commands.md": format_commands(methods).encode(),
+    contents: dict[str, str | bytes] = {
+        "table.md": format_table(methods) + told,
+        "table.csv": format_csv(methods),
+        "differences.csv": format_differences_csv(differences),
+        "commands.md": format_commands(methods),
         "comparison.png": encode_png(draw_bars(methods)),
         "reconstructions.png": encode_png(draw_reconstructions(labels, users, pictures)),
     }
     traces = trace_methods(methods, {run.folder: read_steps(run.folder) for run in runs})
     if traces:
         contents |= {
-            "economy.csv": format_economy(traces).encode(),
+            "economy.csv": format_economy(traces),
             "economy.png": encode_png(draw_economy(traces)),
         }
     with clear_errors(out, ValueError):

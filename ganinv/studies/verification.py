@@ -37,11 +37,9 @@ def check_run(
     """
 
     folder, device = Path(run), cli.choose_device(device)
-    report = read_report(folder)
-    settings = read_settings(folder)
+    report, settings = open_run(run, typed)
     identities, space, keep = settings["identities"], settings["space"], settings["keep"]
     photos = photos or settings["photos"]
-    check_typed(settings, typed, run)
 
     wanted = ["latents.safetensors", *(f"images/{identity}_{k}.png" for identity in identities for k in range(keep))]
     said = report.get("files", {})
@@ -91,6 +89,13 @@ def check_run(
         before, now = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
         far = abs(before - now) > METRIC_TOLERANCE * max(1.0, abs(before))
         yield name, f"expected {before:.4f}, got {now:.4f}" if far else ""
+
+
+def open_run(run: str, typed: Mapping[str, str]) -> tuple[dict, dict]:
+    """Returns the report and the settings of a run folder. Raises: ValueError, see check_run."""
+    report, settings = read_report(Path(run)), read_settings(Path(run))
+    check_typed(settings, typed, run)
+    return report, settings
 
 
 def read_settings(folder: Path) -> dict:

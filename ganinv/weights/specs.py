@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import traceback
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,13 +15,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ganinv.errors import CODE, find_code
 from ganinv.weights.quoting import first_line
 
 
 def split_spec(spec: str) -> tuple[str, str] | None:
     """Returns (module or file.py, factory) of a spec that names code, None for a path."""
     place, colon, factory = spec.rpartition(":")
-    if not colon or Path(spec).exists() or not factory.isidentifier():
+    if not colon or not place or Path(spec).exists() or not factory.isidentifier():
         return None
     return place, factory
 
@@ -40,10 +40,12 @@ def call_factory(place: str, factory: str):
     except (ValueError, MemoryError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = find_code(error) or "its call"
+        if isinstance(error, SyntaxError) and error.filename:
+            where = f"{error.filename}:{error.lineno}"
         raise ValueError(
-            f"expected a model from {place}:{factory}, got {type(error).__name__} ({first_line(error)}) at "
-            f"{last.filename}:{last.lineno}; mend that code"
+            f"expected a model from {place}:{factory}, got {type(error).__name__} ({first_line(error)}) at {where}"
+            "; mend that code"
         ) from error
 
 
@@ -77,6 +79,7 @@ def load_factory(place: str, factory: str) -> Callable[[], object]:
     else:
         try:
             module = importlib.import_module(place)
+            CODE.add(os.path.dirname(os.path.abspath(getattr(module, "__file__", None) or place)) + os.sep)
         except ImportError as error:
             raise ValueError(
                 f"expected a module or a file.py before the colon, got {place} ({error}); check the name"
@@ -96,6 +99,7 @@ def load_file(place: str, factory: str) -> types.ModuleType:
         raise ValueError(
             f"expected a Python file before the colon of {place}:{factory}, got {place}, which is missing; check the path"
         )
+    CODE.update(f"{folder}{os.sep}" for folder in (Path(os.path.abspath(place)).parent, find_root(Path(place).resolve())[0]))
     name = find_root(Path(place).resolve())[1]
     if "." in name:
         importlib.import_module(name.rpartition(".")[0])

@@ -276,6 +276,11 @@ def find_world(name: str | Path) -> World:
         if not folder.is_dir() and name in REPLACED:
             new = REPLACED[name]
             raise ValueError(f"expected a world that is shipped, got {name}; world {name} was replaced by {new}")
+        if not folder.is_dir() and not list_worlds():
+            raise ValueError(
+                f"expected the shipped worlds in {PRETRAINED}, got none: this installation of ganinv holds no weights; "
+                "install it from a checkout or a source archive with pretrained/, or pass --world=FOLDER"
+            )
         if not folder.is_dir():
             raise ValueError(
                 f"expected a world among {', '.join(list_worlds())}, or a folder with a world.json, got {name}"

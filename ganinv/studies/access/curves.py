@@ -110,7 +110,7 @@ def write_results(out: Path) -> None:
         },
     }  # fmt: skip
     for name, content in {
-        "table.md": format_table(rows, limits).encode(), "table.csv": format_csv(rows).encode(),
+        "table.md": format_table(rows, limits), "table.csv": format_csv(rows),
         "curves.png": encode_png(draw_curves(rows)), "curves.json": json.dumps(summary, indent=1).encode(),
     }.items():  # fmt: skip
         with clear_errors(out, ValueError):

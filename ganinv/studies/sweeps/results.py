@@ -169,8 +169,9 @@ def widen_distribution(name: str, drawn: Sequence[Trial], sweep: Sweep):
     if "values" in parameter:
         choices = [encode_value(value, parameter) for value in [*parameter["values"], *seen]]
         return optuna.distributions.CategoricalDistribution(list(dict.fromkeys(choices)))
-    low, high = min([parameter["min"], *seen]), max([parameter["max"], *seen])
-    log = find_distribution(parameter) == "log_uniform_values" and low > 0
+    ends = [parameter[end] for end in ("min", "max") if end in parameter]  # a normal one has none
+    low, high = min([*ends, *seen], default=0.0), max([*ends, *seen], default=1.0)
+    log = find_distribution(parameter) in ("log_uniform_values", "log_normal", "q_log_normal") and low > 0
     return optuna.distributions.FloatDistribution(low, high, log=log)
 
 

@@ -34,7 +34,7 @@ from ganinv.studies.sweeps.results import (
 )
 from ganinv.studies.sweeps.search import Search, running_key
 from ganinv.studies.sweeps.sweep_file import OURS, Sweep, expand_command, find_warnings, read_sweep
-from ganinv.studies.sweeps.trial import Child, find_program, read_extra, read_last_line, runs_still
+from ganinv.studies.sweeps.trial import Child, find_last_line, find_program, read_extra, read_last_line, runs_still
 
 POLL_S = 0.2  # between two looks at the processes
 
@@ -88,10 +88,12 @@ def run_sweep(config) -> list[Trial]:
 
 
 def describe_sweep(config) -> dict:
-    """Returns what a sweep's file asks for. Raises: ValueError for one that cannot be run."""
+    """Returns what a sweep's file asks for. Raises: ValueError for one that cannot be run, or whose first trial cannot."""
     sweep = read_sweep(config.file)
+    program = find_program(sweep.program, Path(config.file))
+    check_trial(sweep, program, read_extra(config.extra), config.seed)
     return {
-        "program": str(find_program(sweep.program, Path(config.file))),
+        "program": str(program),
         "method": sweep.method,
         "metric": sweep.metric,
         "trials": count_trials(config, Search(sweep, config.seed)),
@@ -99,6 +101,25 @@ def describe_sweep(config) -> dict:
         "varied": sweep.varied,
         "warnings": find_warnings(sweep, read_extra(config.extra)),
     }
+
+
+def check_trial(sweep: Sweep, program: Path, extra: dict[str, str], seed: int) -> None:
+    """Raises: ValueError where a command of ganinv refuses the first trial; other programs know no --dry-run."""
+    if f"ganinv.commands.{program.stem} import main" not in program.read_text(encoding="utf-8", errors="replace"):
+        return
+    values = choose_values(sweep, Search(sweep, seed).start(1), extra)
+    given = [f"--{name}={value}" for name, value in extra.items()]
+    command = expand_command(sweep, program, values, [*given, "--wandb=disabled", "--dry-run"])
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True)
+    if done.returncode:
+        line = find_last_line(done.stderr).removeprefix("error: ") or f"exit code {done.returncode}"
+        raise ValueError(f"expected a first trial that {program.name} takes, got one that it refuses: {line}")
+
+
+def choose_values(sweep: Sweep, values: dict[str, object], extra: dict[str, str]) -> dict[str, object]:
+    """Returns option -> value as a trial gets it, in the file's order: constants too, none that the caller gives."""
+    known = sweep.constant | values
+    return {name: known[name] for name in sweep.parameters if name in known.keys() - extra.keys() - set(OURS)}
 
 
 def count_trials(config, search: Search) -> int:
@@ -196,8 +217,7 @@ class Runner:
                 self.search.start(number, values)
         else:
             values = self.search.start(number) if number else {}
-        known = self.sweep.constant | values
-        given = {name: known[name] for name in self.sweep.parameters if name in known.keys() - self.extra.keys() - set(OURS)}
+        given = choose_values(self.sweep, values, self.extra)
         extra = [*(f"--{name}={value}" for name, value in self.extra.items()), f"--out={folder}", "--wandb=disabled"]
         command = expand_command(self.sweep, self.program, given, extra)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -279,8 +299,8 @@ def write_results(out: Path, trials: list[Trial], sweep: Sweep) -> None:
     """Writes trials.csv, table.md and parallel.png, and prints the table."""
     table = format_markdown(trials, sweep)
     contents = {
-        "trials.csv": format_csv(trials, sweep).encode(),
-        "table.md": f"{table}\n".encode(),
+        "trials.csv": format_csv(trials, sweep),
+        "table.md": f"{table}\n",
         "parallel.png": encode_png(draw_parallel(trials, sweep)),
     }
     for name, content in contents.items():

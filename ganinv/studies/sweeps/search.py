@@ -7,8 +7,12 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
-from ganinv.studies.sweeps.sweep_file import Sweep, find_distribution, split_metric
+from ganinv.studies.sweeps.sweep_file import NORMAL, Sweep, find_distribution, split_metric
+
+LEAST = 1e-6  # of the values of a normal parameter: beyond it none is drawn
+MOST_EXPONENT = 700.0  # of e in a float
 
 
 def list_points(sweep: Sweep) -> list[dict[str, object]]:
@@ -21,6 +25,28 @@ def running_key(metric: str) -> str:
     """Returns the key of steps.jsonl that tells a metric on its way: both final target scores are one there."""
     key = split_metric(metric)[1]
     return "target_score" if key.startswith("target_score") else key
+
+
+def is_normal(parameter: Mapping) -> bool:
+    """Says whether a parameter that varies is normal, or its logarithm. optuna keeps the share of values below it."""
+    return "values" not in parameter and find_distribution(parameter) in NORMAL
+
+
+def find_normal(parameter: Mapping, share: float) -> float:
+    """Returns the value of a normal parameter below which a share of its values lies, rounded where it is quantised."""
+    kind = parameter["distribution"]
+    value = NormalDist(parameter.get("mu", 0), parameter.get("sigma", 1)).inv_cdf(share)
+    value = math.exp(min(value, MOST_EXPONENT)) if "log" in kind else value
+    step = parameter.get("q", 1)
+    return round(value / step) * step if kind.startswith("q_") else value
+
+
+def find_share(parameter: Mapping, value: float) -> float:
+    """Returns the share of a normal parameter's values below one."""
+    if "log" in parameter["distribution"]:
+        value = math.log(value) if value > 0 else -math.inf
+    share = NormalDist(parameter.get("mu", 0), parameter.get("sigma", 1)).cdf(value)
+    return min(max(share, LEAST), 1 - LEAST)
 
 
 class Search:
@@ -50,7 +76,10 @@ class Search:
         distributions = self.optuna.distributions
         if "values" in parameter:
             return distributions.CategoricalDistribution([json.dumps(value) for value in parameter["values"]])
-        low, high, kind = parameter["min"], parameter["max"], find_distribution(parameter)
+        kind = find_distribution(parameter)
+        if kind in NORMAL:
+            return distributions.FloatDistribution(LEAST, 1 - LEAST)
+        low, high = parameter["min"], parameter["max"]
         if kind == "int_uniform":
             return distributions.IntDistribution(low, high)
         step = parameter.get("q", 1)
@@ -85,6 +114,8 @@ class Search:
         """Returns a value as optuna keeps it. Raises: ValueError for one outside the sweep."""
         distribution = self.distributions[name]
         kept = json.dumps(value) if "values" in self.sweep.varied[name] else value
+        if is_normal(self.sweep.varied[name]) and isinstance(value, int | float):
+            kept = find_share(self.sweep.varied[name], value)
         if "values" in self.sweep.varied[name]:
             inside = kept in distribution.choices
         else:
@@ -95,7 +126,10 @@ class Search:
 
     def decode(self, name: str, value):
         """Returns a value of optuna's as the program gets it."""
-        return json.loads(value) if "values" in self.sweep.varied[name] else value
+        parameter = self.sweep.varied[name]
+        if is_normal(parameter):
+            return find_normal(parameter, value)
+        return json.loads(value) if "values" in parameter else value
 
     def feed(self, number: int, scores: Sequence[float], *, ended: bool = False) -> bool:
         """Tells a trial's scores so far, one an iteration; returns whether to prune it, False for one that has ended."""

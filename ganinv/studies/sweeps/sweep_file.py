@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import string
@@ -14,7 +15,9 @@ from pathlib import Path
 from ganinv.cli import parse_identities
 
 METHODS = ("grid", "random", "bayes")
-DISTRIBUTIONS = ("uniform", "int_uniform", "q_uniform", "log_uniform", "log_uniform_values")
+BOUNDED = ("uniform", "int_uniform", "q_uniform", "log_uniform", "log_uniform_values")
+NORMAL = ("normal", "log_normal", "q_normal", "q_log_normal")  # of mu and sigma, 0 and 1 where they are not given
+DISTRIBUTIONS = (*BOUNDED, *NORMAL)
 COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")  # what the service's agent runs where there is none
 REPORTED = frozenset(range(5))  # the users that results are reported on; a sweep must not be tuned on them
 OURS = ("out", "wandb")  # options that a sweep on this machine sets itself
@@ -97,9 +100,11 @@ def check_parameter(name: str, parameter: object, method: str) -> None:
         if "probabilities" in parameter:
             raise ValueError(f"expected values of equal probability for {name}, got probabilities; leave them out")
         return
+    if parameter.get("distribution") in NORMAL:
+        check_normal(name, parameter)
     low, high = parameter.get("min"), parameter.get("max")
     numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
-    if not numbers or not low < high:
+    if parameter.get("distribution") not in NORMAL and (not numbers or not low < high):
         raise ValueError(f"expected value, values, or numbers min < max for {name}, got {parameter}; write 1.0e-5, not 1e-5")
     kind = find_distribution(parameter)
     if kind not in DISTRIBUTIONS:
@@ -110,10 +115,19 @@ def check_parameter(name: str, parameter: object, method: str) -> None:
         raise ValueError(f"expected values for {name} in a grid, got the distribution {kind}")
 
 
+def check_normal(name: str, parameter: Mapping) -> None:
+    """Raises: ValueError for a normal distribution that cannot be drawn."""
+    kind, numbers = parameter["distribution"], [parameter.get(key, 1) for key in ("mu", "sigma", "q")]
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers) or min(numbers[1:]) <= 0:
+        raise ValueError(f"expected numbers mu, sigma above 0 and q above 0 for {name} with {kind}, got {parameter}")
+
+
 def find_distribution(parameter: Mapping) -> str:
     """Returns a parameter's distribution, by its bounds where it names none."""
+    if "distribution" in parameter:
+        return parameter["distribution"]
     whole = isinstance(parameter["min"], int) and isinstance(parameter["max"], int)
-    return parameter.get("distribution", "int_uniform" if whole else "uniform")
+    return "int_uniform" if whole else "uniform"
 
 
 def check_early_terminate(rule: object) -> dict | None:

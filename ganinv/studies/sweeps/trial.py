@@ -61,8 +61,13 @@ def read_extra(text: str) -> dict[str, str]:
 
 
 def read_last_line(file: Path) -> str:
-    """Returns the last line that a process wrote, "" where it wrote none; a progress bar's rewrites are lines too."""
-    lines = file.read_bytes()[-8192:].decode(errors="replace").replace("\r", "\n").splitlines()
+    """Returns the last line that a process wrote into a file, see find_last_line."""
+    return find_last_line(file.read_bytes())
+
+
+def find_last_line(text: bytes) -> str:
+    """Returns the last line of a process's text, "" where it has none; a progress bar's rewrites are lines too."""
+    lines = text[-8192:].decode(errors="replace").replace("\r", "\n").splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
