@@ -461,7 +461,7 @@ def test_preprocessing_by_hand():
         ({"preprocessing": {"size": 0}}, "size to be a side"),
         ({"preprocessing": {"scale": 1}}, "preprocessing of size, range, mean, std, channels, layout .*got scale"),
         ({"preprocessing": 3}, "preprocessing"),
-        ({"output": "faces"}, "output among logits, probabilities, cosines, embeddings"),
+        ({"output": "faces"}, "output among logits, probabilities, cosines, distances, embeddings"),
         ({"sha256": "0" * 64}, "SHA-256"),
         ([], "JSON"),
     ],
