@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -126,6 +127,25 @@ def test_a_search_goes_on_from_any_step_to_the_bit(name, tmp_path):
         assert again.cost.gradient_queries == whole.cost.gradient_queries
         told = [row["gradient_queries"] for row in whole_rows if row["step"] >= state["steps"]]
         assert [row["gradient_queries"] for row in rows] == told
+
+
+def test_the_first_state_of_a_resumed_attack_is_the_one_it_was_resumed_from():
+    """It is written before the part is taken up: killed there, a run took the part's steps, and queries, twice."""
+    generator, recognizer, _ = toy_world()
+    config, states, first = replace(CONFIG, together=1, steps=4), [], []
+
+    def keep(describe):
+        states.append(copy.deepcopy(describe()))
+
+    whole = invert(generator, recognizer, (0, 1), config, on_state=keep)
+    middle = next(state for state in states if state["finished"] and state["search"])
+    invert(
+        generator, recognizer, (0, 1), config, state=copy.deepcopy(middle),
+        on_state=lambda describe: first or first.append(copy.deepcopy(describe())),
+    )  # fmt: skip
+    assert first[0]["steps"] == middle["steps"] > 4 and first[0]["search"]["step"] == middle["search"]["step"]
+    again = invert(generator, recognizer, (0, 1), config, state=first[0])
+    assert again.queries == whole.queries and torch.equal(again.images, whole.images)
 
 
 def test_when_memory_runs_out_the_step_is_repeated_with_half_and_the_same_numbers(caplog):

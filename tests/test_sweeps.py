@@ -176,7 +176,7 @@ def test_the_agents_command_runs_as_a_process(tmp_path, monkeypatch):
     sweep = read_yaml("latent_attack")
     arguments = as_agent(draw(sweep["parameters"], random.Random(0)))
     words = [sys.executable, str(ROOT / sweep["program"]), *arguments, "--dry-run"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=100, cwd=tmp_path)
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=900, cwd=tmp_path)
     assert json.loads(done.stdout)["identities"] == "20-29"
 
 

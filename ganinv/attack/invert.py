@@ -224,8 +224,12 @@ class Attack:
         return SPACES[self.config.space].begin(Origin(self.config, generator, first, self.whiten))
 
     def describe(self, search: Callable[[], dict] | None = None) -> dict:
-        """Returns the work so far, for a later call to go on from. search: describes the part that is searched."""
-        now = search() if search else None
+        """Returns the work so far, for a later call to go on from.
+
+        search: describes the part that is searched; without it, the part that a resumed attack has yet to take up stays as
+        it was, or its queries would be counted, and its steps be taken, twice.
+        """
+        now = search() if search else self.progress["search"]
         steps = len(self.progress["finished"]) * self.config.steps + (now["step"] if now else 0)
         so_far = {"batch": self.batch.size, "seconds": self.elapsed(), "queries": self.queries.get_state()}
         return self.progress | so_far | {"search": now, "steps": steps}
