@@ -63,7 +63,7 @@ def test_a_search_finds_the_bottom_of_a_bowl(name, steps, optim, near):
 def test_a_slope_of_steps_is_the_gradient_of_a_linear_loss():
     wanted, seen = torch.tensor([1.0, -2.0, 0.5, 0.0]), []
     searcher, parameter = make("zeroth_order", torch.zeros(400, 1, 4), pairs=40, sigma=0.1)
-    searcher.optimizer.step = lambda: seen.append(parameter.grad.clone())
+    searcher.optimizer.step = seen.extend
     take_step(searcher, parameter, lambda values: (values * wanted).sum((1, 2)), streams(400))
     torch.testing.assert_close(seen[0].mean((0, 1)), wanted, atol=0.06, rtol=0)
 

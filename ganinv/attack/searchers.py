@@ -13,6 +13,7 @@ import torch
 
 from ganinv.attack.config import Optim
 from ganinv.attack.registry import Registry
+from ganinv.engine import descent
 from ganinv.engine.randomness import Draws
 from ganinv.interfaces import Searcher
 
@@ -39,9 +40,9 @@ class Adam:
         self.parameters, self.optim, self.steps = parameters, optim, steps
         self.optimizer = self.build()
 
-    def build(self) -> torch.optim.Optimizer:
+    def build(self) -> descent.Adam | descent.GradientDescent:
         """Returns the optimiser."""
-        return torch.optim.Adam(self.parameters, self.optim.lr, betas=self.optim.betas)
+        return descent.Adam(self.parameters, self.optim.lr, self.optim.betas)
 
     def ask(self, step: int, rows: torch.Tensor, draws: Draws) -> Iterator[list[torch.Tensor]]:
         """Yields one point: where the samples stand."""
@@ -49,10 +50,8 @@ class Adam:
 
     def tell(self, step: int, rows: torch.Tensor, losses: torch.Tensor, gradients: list[torch.Tensor] | None) -> None:
         """Takes one step down the gradients."""
-        self.optimizer.param_groups[0]["lr"] = falling_rate(self.optim, step, self.steps)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
+        self.optimizer.lr = falling_rate(self.optim, step, self.steps)
+        self.optimizer.step(gradients)
 
     def state_dict(self) -> dict:
         """Returns the optimiser's moments."""
@@ -67,9 +66,9 @@ class Adam:
 class GradientDescent(Adam):
     """Steps of the gradient times the learning rate."""
 
-    def build(self) -> torch.optim.Optimizer:
+    def build(self) -> descent.GradientDescent:
         """Returns the optimiser."""
-        return torch.optim.SGD(self.parameters, self.optim.lr)
+        return descent.GradientDescent(self.parameters, self.optim.lr)
 
 
 @SEARCHERS.register("antithetic")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from scipy.optimize import minimize
 
 from ganinv.engine.randomness import seeded
 
@@ -53,6 +52,8 @@ def fit_logistic(features: torch.Tensor, shares: torch.Tensor, strength: float) 
     centre, spread = features.mean(0), features.std(0).clamp_min(1e-6)
     rows = torch.cat([(features - centre) / spread, features.new_ones(len(features), 1)], 1)
     shape = (rows.shape[1], shares.shape[1])
+
+    from scipy.optimize import minimize  # slow to import, and a verdict fits nothing
 
     def lose(flat):
         weights = torch.from_numpy(flat).view(shape)

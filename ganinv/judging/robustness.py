@@ -16,7 +16,9 @@ from PIL import Image
 
 from ganinv import images as image_convention
 from ganinv.attack.spaces import Whitening, fit_whitening
+from ganinv.engine.descent import Adam
 from ganinv.engine.randomness import seeded
+from ganinv.engine.standins import import_torchvision
 from ganinv.interfaces import Generator
 
 Change = Callable[[torch.Tensor], torch.Tensor]  # images [N,3,R,R] -> images [N,3,R,R]
@@ -35,10 +37,10 @@ def compress(images: torch.Tensor) -> torch.Tensor:
 
 def blur(images: torch.Tensor) -> torch.Tensor:
     """Returns images after a Gaussian blur of a 64th of the side."""
-    from torchvision.transforms.v2.functional import gaussian_blur
-
     sigma = images.shape[-1] / 64
-    return gaussian_blur(images, [2 * max(1, round(3 * sigma)) + 1] * 2, [sigma, sigma])
+    return import_torchvision().transforms.v2.functional.gaussian_blur(
+        images, [2 * max(1, round(3 * sigma)) + 1] * 2, [sigma, sigma]
+    )
 
 
 def crop(images: torch.Tensor) -> torch.Tensor:
@@ -88,12 +90,11 @@ class Projection:
         wanted = image_convention.resize(images, self.generator.resolution)
         size = (len(images), self.generator.num_ws, self.generator.w_dim)
         v = torch.zeros(size, device=images.device, requires_grad=True)
-        optimizer = torch.optim.Adam([v], self.search.lr, betas=(0.9, 0.99))
+        optimizer = Adam([v], self.search.lr, (0.9, 0.99))
         for _ in range(self.search.steps):
             drawn = self.generator.synthesize(self.whitening.to_w(v))
             (gradient,) = torch.autograd.grad(pyramid_distance(drawn, wanted, self.search.levels).sum(), [v])
-            v.grad = gradient
-            optimizer.step()
+            optimizer.step([gradient])
             with torch.no_grad():
                 v.clamp_(-self.search.bound, self.search.bound)
         with torch.no_grad():

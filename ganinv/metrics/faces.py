@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from ganinv import images as image_convention
+from ganinv.engine.standins import import_torchvision
 from ganinv.interfaces import AbsentError
 
 FACE_SIDE = 160  # px to which a reconstruction is enlarged for the face detector
@@ -27,6 +28,7 @@ def detect_faces(images: torch.Tensor) -> torch.Tensor:
     Raises: AbsentError when facenet-pytorch is not installed.
     Source: Zhang et al. 2016, Joint Face Detection and Alignment using Multitask Cascaded Convolutional Networks.
     """
+    import_torchvision()
     try:
         from facenet_pytorch import MTCNN
     except ImportError as error:

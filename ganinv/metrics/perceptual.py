@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ganinv import images as image_convention
+from ganinv.engine.standins import import_torchvision
 from ganinv.interfaces import AbsentError
 from ganinv.weights.files import read_tensors, sha256_file
 
@@ -119,6 +120,7 @@ def build_model(*, heads: bool) -> nn.Module:
 
     Raises: AbsentError when lpips is not installed.
     """
+    import_torchvision()
     try:
         import lpips
     except ImportError as error:

@@ -15,6 +15,7 @@ import types
 import torch
 from torch import nn
 
+from ganinv.engine.standins import import_torchvision
 from ganinv.priors.stylegan2_pytorch_form import SLOPE, GeneratorForm, draw_pictures, prepare_generator
 
 LR_MLP = 0.1  # the package's default; no checkpoint says its own, though the mapping network depends on it
@@ -30,8 +31,9 @@ def import_stylegan2_pytorch() -> types.ModuleType:
     both are feigned during the import alone.
     """
     import einops  # noqa: F401  (imported for real before `aim` is feigned)
+
+    import_torchvision()
     import kornia.filters  # noqa: F401
-    import torchvision  # noqa: F401
 
     stub = types.ModuleType("aim")
     stub.__spec__ = importlib.machinery.ModuleSpec("aim", None)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ganinv.engine.standins import import_torchvision
 from ganinv.interfaces import Recognition
 from ganinv.recognizers.gallery import Enrollable
 from ganinv.recognizers.preprocessing import IMAGENET, Preprocessing, read_file_card
@@ -207,8 +208,7 @@ def load_torchvision(name: str, path: Path) -> ClassifierRecognizer:
 
     Raises: ValueError for a name that torchvision lacks, and see load_classifier.
     """
-    import torchvision
-
+    torchvision = import_torchvision()
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(
             f"expected a torchvision classifier such as resnet18, got {name}; see torchvision.models.list_models()"
@@ -270,6 +270,7 @@ FACENET = Preprocessing(size=160, range=(0.0, 255.0), mean=(127.5,) * 3, std=(12
 
 def import_facenet():
     """Returns the module of facenet-pytorch's network. Raises: ValueError when the package is missing."""
+    import_torchvision()
     try:
         import facenet_pytorch
     except ImportError as error:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ganinv.engine.standins import import_torchvision
 from ganinv.images import resize
 from ganinv.interfaces import Recognition
 from ganinv.recognizers.gallery import Enrollable
@@ -75,8 +76,7 @@ def build_backbone(architecture: str, embedding_dim: int, input_size: int = 64) 
     softmax, up to the unit norm. The last two alone need S, input_size.
     Raises: ValueError for another name, or a width that is none.
     """
-    import torchvision
-
+    torchvision = import_torchvision()
     norm = nn.BatchNorm1d(embedding_dim)  # affine, once it is trained
     if architecture in ("linear", "mlp"):
         pixels = 3 * input_size**2
