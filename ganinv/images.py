@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 import struct
 from pathlib import Path, PurePath
 
@@ -30,6 +32,11 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def digest(images: torch.Tensor) -> bytes:
+    """Returns the SHA-256 of the values of images, whatever their layout and device."""
+    return hashlib.sha256(memoryview(images.detach().float().cpu().contiguous().numpy()).cast("B")).digest()
+
+
 def check(images: torch.Tensor, name: str = "images") -> torch.Tensor:
     """Returns images unchanged if they keep the convention.
 
@@ -49,6 +56,19 @@ def resize(images: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def blur(images: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Returns images [N,C,H,W] blurred by a Gaussian of sigma pixels, reflected at the edges: torchvision's, to the bit.
+
+    torchvision.transforms.v2 imports torch's compiler, which takes longer than many runs.
+    """
+    radius = max(1, round(3 * sigma))
+    end = radius / math.sqrt(2)
+    line = torch.linspace(-end, end, 2 * radius + 1, dtype=images.dtype, device=images.device)
+    weights = line.div(sigma).pow(2).neg().softmax(0)
+    kernel = (weights[:, None] * weights).expand(images.shape[1], 1, -1, -1)
+    return F.conv2d(F.pad(images, [radius] * 4, mode="reflect"), kernel, groups=images.shape[1])
 
 
 def to_grey(images: torch.Tensor) -> torch.Tensor:

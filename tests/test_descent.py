@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -42,7 +44,7 @@ def test_a_state_goes_on_whoever_wrote_it():
         take_step(own, other, theirs, step)
     again, fresh = build("adam", [ours[0].clone()])[0], torch.optim.Adam(theirs, 0.03, betas=(0.9, 0.99))
     again.load_state_dict(other.state_dict())
-    fresh.load_state_dict(own.state_dict() | {"param_groups": other.state_dict()["param_groups"]})
+    fresh.load_state_dict(copy.deepcopy(own.state_dict()) | {"param_groups": other.state_dict()["param_groups"]})
     take_step(again, fresh, theirs, 3)
     own.lr = 0.03 / 4
     own.step([theirs[0].grad])

@@ -12,6 +12,15 @@ from PIL import Image
 from ganinv import images
 
 
+@pytest.mark.parametrize(("channels", "sigma"), [(3, 1.0), (1, 0.5), (3, 2.3)])
+def test_a_blur_is_torchvision_s_to_the_bit(channels, sigma):
+    from torchvision.transforms.v2.functional import gaussian_blur
+
+    pictures = torch.rand(4, channels, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    side = 2 * max(1, round(3 * sigma)) + 1
+    assert torch.equal(images.blur(pictures, sigma), gaussian_blur(pictures, [side, side], [sigma, sigma]))
+
+
 def test_uint8_round_trip_is_exact():
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     values = images.from_uint8(pixels)

@@ -37,7 +37,7 @@ def world(made, monkeypatch, tmp_path):
 def read_results(folder) -> dict:
     """Returns all that two runs of one seed must share."""
     report = read_report(folder)
-    del report["cost"]["seconds"], report["cost"]["verdict_seconds"]
+    del report["cost"]["seconds"], report["cost"]["search_seconds"], report["cost"]["verdict_seconds"]
     rows = [json.loads(line) for line in Path(folder, "steps.jsonl").read_text().splitlines()]
     for row in rows:
         del row["seconds"]

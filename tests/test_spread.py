@@ -25,7 +25,7 @@ CONFIG = AttackConfig(
 class Copied:
     """Workers without a cluster: everything is copied on its way, and the last unit is finished first."""
 
-    count = 2
+    count, seconds = 2, 1.5
 
     def __init__(self, most: int = 1_000):
         self.most, self.built = most, 0
@@ -33,7 +33,7 @@ class Copied:
     def hold(self, recipe, memory, prepare):
         self.recipe, self.memory = copy.deepcopy(recipe), memory
 
-    def run(self, units, on_wait):
+    def run(self, units, on_wait=lambda: None):
         worker = self.recipe()
         self.built += 1
         for done, key in enumerate(list(units)[::-1]):

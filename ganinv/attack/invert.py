@@ -40,6 +40,8 @@ def ignore(row: dict) -> None:
 class InTurn:
     """The schedule of one process: one part after the other. Another one, such as spread.Spread, has the same methods."""
 
+    workers = None
+
     def count_workers(self) -> int:
         """Returns how many parts are worked on at a time."""
         return 1
@@ -51,12 +53,14 @@ class InTurn:
             attack.batch, prior, on_scored,
         )  # fmt: skip
 
-    def search(self, attack: Attack, on_state: Callable) -> None:
-        """Finishes all parts of an attack. on_state: see invert."""
+    def search(self, attack: Attack, on_state: Callable) -> float:
+        """Finishes all parts of an attack; returns the seconds of the work alone. on_state: see invert."""
+        began = time.perf_counter()
         for number, members in enumerate(attack.parts):
             if number not in attack.progress["finished"]:
                 attack.search_part(number, members, on_state)
                 on_state(attack.describe)
+        return time.perf_counter() - began
 
 
 def invert(
@@ -104,8 +108,7 @@ def invert(
     attack.begin(start, prior, state, on_scored, schedule)
     first = attack.draw_first()
     on_state(attack.describe)
-    schedule.search(attack, on_state)
-    return attack.collect(first)
+    return attack.collect(first, schedule.search(attack, on_state))
 
 
 class Attack:
@@ -330,10 +333,10 @@ class Attack:
 
         return report
 
-    def collect(self, first: torch.Tensor) -> AttackResult:
+    def collect(self, first: torch.Tensor, searched: float) -> AttackResult:
         """Returns the result: the best `keep` samples per identity by the target's transformed score.
 
-        first [T,3,R,R]: the pictures of the best starts.
+        first [T,3,R,R]: the pictures of the best starts; searched: seconds.
         """
         parts = [part for _, part in sorted(self.progress["finished"].items())]
         seconds, count = self.elapsed(), len(self.identities)
@@ -345,7 +348,7 @@ class Attack:
         chosen = best_per_identity(table, self.config.keep)
         stuck = [self.identities[p] for p in range(count) if self.config.steps and not moved[position == p].any()]
         queries = self.queries
-        cost = Cost(seconds, queries.gradients + queries.answers, queries.gradients, queries.answers)
+        cost = Cost(seconds, queries.gradients + queries.answers, queries.gradients, queries.answers, searched)
         latents = {name: rows[chosen.flatten()] for name, rows in latents.items()}
         # in one layout, whichever way the parts came here: the judges' last bits depend on it
         images = image_convention.from_uint8(pictures[chosen].contiguous())

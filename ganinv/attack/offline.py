@@ -89,7 +89,7 @@ def invert_offline(
         on_state=lambda describe: on_state(lambda: describe() | known), **options,
     )  # fmt: skip
     own = result.cost.images_evaluated
-    cost = Cost(result.cost.seconds + seconds, queries.answers, 0, queries.answers)
+    cost = Cost(result.cost.seconds + seconds, queries.answers, 0, queries.answers, result.cost.search_seconds)
     return replace(result, cost=cost, queries=queries.describe() | {"own_copy": own}, config=config)
 
 

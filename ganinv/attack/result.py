@@ -13,12 +13,14 @@ from ganinv.attack.config import AttackConfig
 @dataclass(frozen=True)
 class Cost:
     """What an attack took. seconds: wall clock; counts are of single images through the target, in the search as many as
-    gradients were taken."""
+    gradients were taken. search_seconds: from the first user's search to the end of the last one's, without the start of
+    workers; of a resumed attack, in its last process; None where nobody searched."""
 
     seconds: float
     images_evaluated: int
     gradient_queries: int
     score_queries: int
+    search_seconds: float | None = None
 
 
 @dataclass(frozen=True)

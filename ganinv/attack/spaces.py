@@ -12,7 +12,7 @@ from torch import nn
 from ganinv.attack.config import AttackConfig
 from ganinv.attack.registry import Registry
 from ganinv.engine.randomness import seeded
-from ganinv.engine.standins import import_torchvision
+from ganinv.images import blur
 from ganinv.interfaces import Generator, Rows, SearchSpace
 
 
@@ -167,9 +167,7 @@ class PixelSpace(nn.Module):
     def project_(self) -> None:
         """Smooths by a Gaussian of blur_sigma pixels (0: not at all), then clamps to [-1,1]."""
         if self.blur_sigma > 0:
-            side = 2 * max(1, round(3 * self.blur_sigma)) + 1
-            blur = import_torchvision().transforms.v2.functional.gaussian_blur
-            self.pixels.copy_(blur(self.pixels, [side, side], [self.blur_sigma, self.blur_sigma]))
+            self.pixels.copy_(blur(self.pixels, self.blur_sigma))
         self.pixels.clamp_(-1, 1)
 
     def latents(self) -> dict[str, torch.Tensor]:

@@ -23,11 +23,12 @@ class Workers(Protocol):
     """What work is spread over, such as engine.cluster.RayWorkers."""
 
     count: int
+    seconds: float  # of the last run, from the first unit that a worker took to the end of the last
 
     def hold(self, recipe: Callable[[], object], memory: int, prepare: Callable[[], object]) -> None:
         """Says what every worker is built from, which takes so many bytes, and what is called before that is read."""
 
-    def run(self, units: Mapping[Hashable, tuple], on_wait: Callable[[], None]) -> Iterator[tuple[Hashable, dict]]:
+    def run(self, units: Mapping[Hashable, tuple], on_wait: Callable[[], None] = ...) -> Iterator[tuple[Hashable, dict]]:
         """Yields (key, value) of units {key: (method, its arguments ...)} as they are finished."""
 
 
@@ -152,7 +153,7 @@ class Spread:
             attack.device
         )
 
-    def search(self, attack: Attack, on_state: Callable) -> None:
+    def search(self, attack: Attack, on_state: Callable) -> float:
         """Finishes all parts; what is finished is saved at once, what a worker was at is begun again on a resume."""
         finished = attack.progress["finished"]
         units = {
@@ -170,6 +171,7 @@ class Spread:
                 queries = before + row["gradient_queries"]
                 attack.on_step(row | {"step": step, "gradient_queries": queries, "seconds": round(attack.elapsed(), 3)})
             on_state(attack.describe)
+        return self.workers.seconds
 
     def describe_unit(self, attack: Attack, number: int, members: list[tuple[int, int]]) -> tuple:
         """Returns the unit of one part: the worker's method and its arguments."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import logging
 import os
 import platform
 import socket
+import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +60,10 @@ class Seat:
         prepare()
         self.worker = import_ray().get(held[0])()
 
+    def warm(self) -> None:
+        """Imports what most workers need, while nobody asks for them yet."""
+        importlib.import_module("ganinv.attack.spread")
+
     def call(self, method: str, *arguments: object) -> object:
         """Returns what a method of the worker gives."""
         return getattr(self.worker, method)(*arguments)
@@ -65,21 +74,50 @@ class RayWorkers:
 
     address: host:port or ray://host:port of a running cluster; "": one of this machine alone, which ends with the work, or
     the one that this process is connected to already. count: workers; 0: as many as the cluster has CPUs for, or GPUs.
-    threads: CPU threads of each. gpu: every worker holds a GPU. Used as a context: workers end with it.
+    threads: CPU threads of each. gpu: every worker holds a GPU. Used as a context: workers end with it. ahead: the cluster
+    and its workers start while this process goes on; whoever needs them first waits, and meets what was wrong.
+    seconds: of the last run, from the first unit that a worker took to the end of the last.
 
     Raises: ValueError without the package ray, or a cluster at the address.
     """
 
-    def __init__(self, address: str = "", count: int = 0, *, threads: int = 1, gpu: bool = False):
+    def __init__(self, address: str = "", count: int = 0, *, threads: int = 1, gpu: bool = False, ahead: bool = False):
         if count < 0 or threads < 1:
             raise ValueError(f"expected workers of at least 0 and threads of at least 1, got {count} and {threads}")
-        self.address, self.count, self.threads, self.gpu = address, count, threads, gpu
-        self.connected = False
+        self.address, self.asked, self.threads, self.gpu = address, count, threads, gpu
+        self.connected, self.ahead, self.seconds = False, ahead, 0.0
         self.seats: list[Any] = []
+        self.stale: list[Any] = []  # of these, those that were not built from the recipe
         self.recipe: Any = None
+        self.memory = self.reserved = 0
+        self.opening: Future = Future()
 
     def __enter__(self) -> RayWorkers:
-        self.ray = import_ray()
+        self.ray = import_ray()  # here: the first import of ray belongs into the main thread
+        if self.ahead:
+            threading.Thread(target=self.open_ahead, daemon=True).start()
+        else:
+            self.opening.set_result(self.open())
+        return self
+
+    def open_ahead(self) -> None:
+        """Opens the cluster and starts workers, in a thread of its own."""
+        try:
+            count = self.open()
+            while len(self.seats) < count:
+                self.stale.append(self.start())
+                self.stale[-1].warm.remote()
+            self.opening.set_result(count)
+        except BaseException as error:  # for whoever waits
+            self.opening.set_exception(error)
+
+    @property
+    def count(self) -> int:
+        """Returns how many workers there are at most. Raises: what opening the cluster raised."""
+        return self.opening.result()
+
+    def open(self) -> int:
+        """Returns the number of workers, once the cluster is there."""
         if not self.ray.is_initialized():
             self.connect()
         elif self.address:
@@ -89,14 +127,18 @@ class RayWorkers:
             )
         have = self.ray.cluster_resources()
         most = int(have.get("GPU", 0)) if self.gpu else int(have.get("CPU", 0)) // self.threads
-        if most < max(1, self.count):
+        if most < max(1, self.asked):
             what = "GPUs" if self.gpu else f"times {self.threads} CPUs"
-            self.__exit__()
-            raise ValueError(f"expected a cluster with {max(1, self.count)} {what}, got {most}; ask for fewer workers")
-        self.count = self.count or most
-        return self
+            self.close()
+            raise ValueError(f"expected a cluster with {max(1, self.asked)} {what}, got {most}; ask for fewer workers")
+        return self.asked or most
 
     def __exit__(self, *_: object) -> None:
+        wait([self.opening])  # what it raised whoever needed the cluster has met
+        self.close()
+
+    def close(self) -> None:
+        """Ends the workers, and the cluster where it was started here."""
         self.dismiss()
         if self.connected:
             self.ray.shutdown()
@@ -129,24 +171,41 @@ class RayWorkers:
         Raises: ValueError for a recipe that cannot be sent, or where no node has the memory; FaultError where the
         cluster's object store is full.
         """
-        self.dismiss()
-        largest = max((node["Resources"].get("memory", 0) for node in self.ray.nodes() if node["Alive"]), default=0)
+        self.opening.result()
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        largest = max((node.get("memory", 0) for node in nodes), default=0)
         if memory > largest:
             need, have = (f"{size / 2**20:.0f}MiB" for size in (memory, largest))
             raise ValueError(f"expected a node with {need} of memory for one worker, got {have}; lower --batch")
-        self.memory, self.prepare = memory, prepare
+        seats = {id(node): node.get("GPU", 0) if self.gpu else node.get("CPU", 0) // self.threads for node in nodes}
+        tight = any(node.get("memory", 0) < memory * min(self.count, seats[id(node)]) for node in nodes)
+        if tight and memory > self.reserved:  # they must be placed by their memory, too
+            self.dismiss()
+        self.stale, self.prepare = list(self.seats), prepare
+        self.memory = memory if tight else 0
         try:
-            self.recipe = self.ray.put(recipe)
-        except self.ray.exceptions.ObjectStoreFullError as error:
-            raise FaultError("the cluster's object store is full; start it with more --object-store-memory") from error
+            with self.clear_full_store():
+                self.recipe = self.ray.put(recipe)
         except (TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f"expected networks that can be sent to a worker, got one that cannot ({error})") from error
+
+    @contextmanager
+    def clear_full_store(self) -> Iterator[None]:
+        """Turns what Ray raises where neither store nor disk have place into one line."""
+        errors = self.ray.exceptions
+        try:
+            yield
+        except (errors.ObjectStoreFullError, errors.OutOfDiskError) as error:
+            raise FaultError(
+                "the cluster's object store is full, and so is the disk behind it; start it with more --object-store-memory"
+            ) from error
 
     def dismiss(self) -> None:
         """Ends all workers."""
         for seat in self.seats:
             self.ray.kill(seat)
         self.seats.clear()
+        self.stale.clear()
 
     def run(
         self, units: Mapping[Hashable, tuple], on_wait: Callable[[], None] = lambda: None
@@ -160,14 +219,18 @@ class RayWorkers:
         waiting, deaths = deque(units), Counter()
         starting: dict[Any, Any] = {}  # reference -> the worker that is being built
         running: dict[Any, tuple[Any, Hashable]] = {}  # reference -> the worker and its unit
-        idle, patience = list(self.seats), PATIENCE_S
+        idle, patience, began = [seat for seat in self.seats if seat not in self.stale], PATIENCE_S, None
+        while self.stale:
+            starting[self.build(self.stale[-1])] = self.stale.pop()
         while waiting or running:
             while waiting and idle:
+                began = began or time.perf_counter()
                 seat, key = idle.pop(), waiting.popleft()
-                running[seat.call.remote(*units[key])] = seat, key
+                with self.clear_full_store():
+                    running[seat.call.remote(*units[key])] = seat, key
             while len(self.seats) < min(self.count, len(waiting) + len(running)):
-                seat, ready = self.start()
-                starting[ready] = seat
+                seat = self.start()
+                starting[self.build(seat)] = seat
             done, _ = self.ray.wait([*running, *starting], timeout=POLL_S)
             on_wait()
             patience = PATIENCE_S if done or running else patience - POLL_S
@@ -176,7 +239,8 @@ class RayWorkers:
             for reference in done:
                 seat, key = (starting.pop(reference), None) if reference in starting else running.pop(reference)
                 try:
-                    value = self.ray.get(reference)
+                    with self.clear_full_store():
+                        value = self.ray.get(reference)
                 except errors.RayTaskError as error:
                     raise error.cause if isinstance(error.cause, Exception) else error from None
                 except (errors.RayActorError, errors.WorkerCrashedError, errors.ObjectLostError) as error:
@@ -187,15 +251,22 @@ class RayWorkers:
                         waiting.appendleft(key)
                     continue
                 idle.append(seat)
-                if key is not None:
+                if key is None:
+                    del deaths[None]  # workers can start
+                else:
+                    self.seconds = time.perf_counter() - began
                     yield key, value
 
-    def start(self) -> tuple[Any, Any]:
-        """Returns a new worker, and a reference that is ready when it is."""
+    def start(self) -> Any:
+        """Returns a new worker, which is not built yet."""
         needs = {"num_gpus": 1} if self.gpu else {"num_cpus": self.threads}
-        seat = self.ray.remote(Seat).options(**needs, memory=self.memory or None).remote()
-        self.seats.append(seat)
-        return seat, seat.build.remote(describe_installation(), self.threads, self.prepare, [self.recipe])
+        self.reserved = self.memory
+        self.seats.append(self.ray.remote(Seat).options(**needs, memory=self.memory or None).remote())
+        return self.seats[-1]
+
+    def build(self, seat: Any) -> Any:
+        """Returns a reference that is ready when a worker is built from the recipe."""
+        return seat.build.remote(describe_installation(), self.threads, self.prepare, [self.recipe])
 
     def replace(self, seat: Any, key: Hashable | None, deaths: Counter) -> None:
         """Forgets a worker that died; run starts another. Raises: FaultError when that was once too often."""

@@ -37,5 +37,5 @@ def import_torchvision() -> types.ModuleType:
         return utils.is_compile_supported(device_type)
 
     with stand_in("torch._dynamo.utils", is_compile_supported=is_compile_supported):
-        import torchvision.transforms.v2.functional  # noqa: F401  (torchvision itself loads it no further than transforms)
+        import torchvision
     return torchvision

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from ganinv.judging.comparisons import (
 )
 from ganinv.judging.recognitions import RecognitionCache
 from ganinv.judging.robustness import MILD, PROJECTION
+from ganinv.judging.work import FACE
 from ganinv.metrics import perceptual
 from ganinv.metrics.catalogue import FARS, find_metric, name_rate
 from ganinv.metrics.faces import detect_faces
@@ -304,7 +305,7 @@ def lpips_face(case: Case) -> torch.Tensor:
 @measures("face_detected")
 def face_detected(case: Case) -> torch.Tensor:
     """Returns the probability of a face."""
-    return case.recognitions.look("face", detect_faces, case.images)
+    return case.recognitions.look(FACE, detect_faces, case.images)
 
 
 @measures("factor_recovery")
@@ -319,6 +320,12 @@ def load_face_distance(face_trunk: str | Path | None) -> PerceptualDistance:
     """Returns the distance over a face trunk. Raises: AbsentError when the world has no such file."""
     if face_trunk is None or not Path(face_trunk).is_file():
         raise AbsentError("needs a perceptual trunk trained on faces; this world has none")
+    return read_face_distance(str(face_trunk), Path(face_trunk).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def read_face_distance(face_trunk: str, changed: int) -> PerceptualDistance:
+    """Returns the distance over a file's trunk; every control asks for it again. changed: when the file did."""
     return perceptual.lpips_face(face_trunk)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from ganinv.engine.randomness import seeded
 from ganinv.errors import Absent, AbsentError
+from ganinv.judging.ahead import look_ahead, open_work
 from ganinv.judging.attributes import measure_attributes
 from ganinv.judging.comparisons import similarity_to_nearest
 from ganinv.judging.controls import measure_photos
@@ -24,6 +25,7 @@ from ganinv.judging.recognitions import RecognitionCache
 from ganinv.judging.robustness import MILD, Projection, with_projection
 from ganinv.judging.success import list_systems, measure_success
 from ganinv.judging.verdict import Verdict, evaluate, find_judge, list_places
+from ganinv.judging.work import Workers
 from ganinv.metrics.faces import detect_faces
 from ganinv.recognizers.gallery import FACE_FOUND
 from ganinv.weights.files import sha256_file
@@ -59,17 +61,20 @@ def judge_pictures(
     choice_scores: torch.Tensor | None = None,
     photos: str = "",
     means: torch.Tensor | None = None,
+    workers: Workers | None = None,
 ) -> Judgement:
     """Returns all that the judges say of a run's pictures.
 
     images: [T,K,3,R,R] in [-1,1]; controls: name -> pictures [T,K or 1,3,R,R] that no search made for these identities;
-    choice_scores: see verdict.evaluate; photos: the folder of --photos, "" for none; means: see draw_means.
+    choice_scores: see verdict.evaluate; photos: the folder of --photos, "" for none; means: see draw_means. workers: who
+    look at the pictures; None: this process.
     """
     began = time.perf_counter()
     assets, device = judging.assets, judging.device
     projection = Projection(judging.prior, device) if judging.prior is not None else None
     shown = [pictures.flatten(0, 1) for pictures in (images, *controls.values())]
-    recognitions = RecognitionCache(torch.cat(shown).to(device), with_projection(projection))
+    work = open_work(assets, projection, workers, device)
+    recognitions = RecognitionCache(torch.cat(shown).to(device), with_projection(projection), work)
     training: TrainingPhotos | Absent
     try:
         training = find_training_photos(assets, photos, find_judge(assets.judges, sees_users=False), device)
@@ -83,10 +88,12 @@ def judge_pictures(
             recognitions=recognitions, training=training,
         )  # fmt: skip
 
-    verdict = evaluate_one(images, choice_scores)
-    judged = {name: evaluate_one(pictures) for name, pictures in controls.items()}
     shown_controls = {name: pictures.to(device) for name, pictures in controls.items()}
     every = (images.to(device), identities, shown_controls)
+    if workers is not None:
+        look_ahead(assets, recognitions, attempt(lambda: find_reader(assets, work)), *every, means)
+    verdict = evaluate_one(images, choice_scores)
+    judged = {name: evaluate_one(pictures) for name, pictures in controls.items()}
     leak = attempt(lambda: measure_leak(*every, assets.judges, assets.references, recognitions))
     judgement = Judgement(
         verdict=verdict,
@@ -97,7 +104,7 @@ def judge_pictures(
                 list_systems(assets.target, assets.judges, assets.references, recognitions), *every, seed=seed
             )
         ),
-        attributes=attempt(lambda: measure_attributes(assets, find_reader(assets), *every, means=means, seed=seed)),
+        attributes=attempt(lambda: measure_attributes(assets, find_reader(assets, work), *every, means=means, seed=seed)),
         means=choose_faces(means, identities),
         memorisation=describe_memorisation(training, assets, recognitions, images.to(device), identities),
         controls=judged,

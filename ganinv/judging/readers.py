@@ -12,13 +12,14 @@ from ganinv.attributes.labels import Attribute
 from ganinv.attributes.probes import Probe
 from ganinv.errors import AbsentError
 from ganinv.images import to_grey
-from ganinv.recognizers.recognize import find_device, recognize
+from ganinv.judging.work import ESTIMATE, Work
+from ganinv.recognizers.recognize import find_device
 from ganinv.rendered.factors import FACTORS, draw_people
 from ganinv.weights.cards import read_card
 from ganinv.weights.files import sha256_file
 from ganinv.worlds.assets import Assets
 from ganinv.worlds.references import Judge
-from ganinv.worlds.truth import estimate, population, standardise
+from ganinv.worlds.truth import population, standardise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class Reader:
 
     read: images [N,3,H,W] in [-1,1] -> [N,B], on the CPU; truth: how the users' own values are known, in words; own: of
     identities, their values [T,B] and what the reader says of their own photos [T,B], None without photos. Raises
-    AbsentError where the values need them.
+    AbsentError where the values need them. ask: images -> what read asks Work about.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Reader:
     read: Callable[[torch.Tensor], torch.Tensor]
     truth: str
     own: Callable[[Sequence[int]], tuple[torch.Tensor, torch.Tensor | None]]
+    ask: Callable[[torch.Tensor], tuple[str, torch.Tensor]]
 
     @property
     def widths(self) -> list[int]:
@@ -42,7 +44,7 @@ class Reader:
         return [one.width for one in self.attributes]
 
 
-def find_reader(assets: Assets) -> Reader:
+def find_reader(assets: Assets, work: Work | None = None) -> Reader:
     """Returns the reader of a run: the truth's where people are rendered, else a judge with a probe.
 
     A probe that was given comes before the world's own, then whoever the target was calibrated with, then one that never met
@@ -60,7 +62,8 @@ def find_reader(assets: Assets) -> Reader:
             judge, probe = pair
             return id(probe) not in given, judge.name != calibrated, judge.sees_users, -probe.explained
 
-        return read_by_judge(assets, *min(found, key=rank))
+        judge, probe = min(found, key=rank)
+        return read_by_judge(assets, judge, probe, work or Work([judge.recognizer]))
     if assets.judges:
         reason = "needs a probe of a judge, which reads attributes off pictures; fit one with probe.py"
     raise AbsentError(reason)
@@ -82,13 +85,16 @@ def find_probe(assets: Assets, role: str) -> Probe | None:
     return probes.get(sha256_file(file)) if probes and file is not None and file.is_file() else None
 
 
-def read_by_judge(assets: Assets, judge: Judge, probe: Probe) -> Reader:
+def read_by_judge(assets: Assets, judge: Judge, probe: Probe, work: Work) -> Reader:
     """Returns the reader that is a judge's probe. What is true of users is what it says of their own photos."""
     device = find_device(judge.recognizer)
 
-    def read(images: torch.Tensor) -> torch.Tensor:
+    def ask(images: torch.Tensor) -> tuple[str, torch.Tensor]:
         shown = images.to(device)
-        return probe.estimate(recognize(judge.recognizer, to_grey(shown) if probe.grey else shown).embeddings)
+        return work.names[id(judge.recognizer)], to_grey(shown) if probe.grey else shown
+
+    def read(images: torch.Tensor) -> torch.Tensor:
+        return probe.estimate(work.see(judge.recognizer, ask(images)[1]).embeddings)
 
     def own(identities: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         references = assets.references
@@ -101,13 +107,13 @@ def read_by_judge(assets: Assets, judge: Judge, probe: Probe) -> Reader:
         return torch.stack([rows[::2].mean(0) for rows in theirs]), torch.stack([rows[1::2].mean(0) for rows in theirs])
 
     truth = f"what {judge.name} reads off half of the users' own photos"
-    return Reader(name=judge.name, attributes=probe.attributes, read=read, truth=truth, own=own)
+    return Reader(name=judge.name, attributes=probe.attributes, read=read, truth=truth, own=own, ask=ask)
 
 
 def read_factors(assets: Assets) -> Reader:
     """Returns the reader of rendered people's factors, as far as they can be read off photos."""
-    regressor, photos = assets.truth.regressor, assets.references and assets.references.photos
-    readable, (mean, spread) = regressor.readable.cpu(), population()
+    truth, photos = assets.truth, assets.references and assets.references.photos
+    readable, (mean, spread) = truth.regressor.readable.cpu(), population()
     attributes = tuple(
         Attribute(factor.name, (), factor.unit, (mean[place].item(),), (spread[place].item(),))
         for place, factor in enumerate(FACTORS)
@@ -115,15 +121,18 @@ def read_factors(assets: Assets) -> Reader:
     )
 
     def read(images: torch.Tensor) -> torch.Tensor:
-        return estimate(regressor, images.to(find_device(regressor)))[:, readable].double()
+        return truth.estimate(images)[:, readable].double()
 
     def own(identities: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        truth = standardise(draw_people([int(identity) for identity in identities]))[:, readable].double()
+        numbers = standardise(draw_people([int(identity) for identity in identities]))[:, readable].double()
         if photos is None:
-            return truth, None
-        return truth, torch.stack([read(photos.images(photos.person == one)).mean(0) for one in identities])
+            return numbers, None
+        return numbers, torch.stack([read(photos.images(photos.person == one)).mean(0) for one in identities])
 
-    return Reader(name="factors", attributes=attributes, read=read, truth="the numbers they were rendered from", own=own)
+    return Reader(
+        name="factors", attributes=attributes, read=read, truth="the numbers they were rendered from", own=own,
+        ask=lambda images: (ESTIMATE, images),
+    )  # fmt: skip
 
 
 # ---- what is stored of users

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from ganinv import images as image_convention
 from ganinv.interfaces import AbsentError, Recognition, Recognizer
-from ganinv.judging.robustness import MILD, Change
-from ganinv.recognizers.recognize import recognize
+from ganinv.judging.robustness import MILD, PROJECTION, Change
+from ganinv.judging.work import LOOKED, PROJECT, Work
 
 
 class RecognitionCache:
@@ -19,8 +18,9 @@ class RecognitionCache:
     Controls show reconstructions again, for other users; a batch of all is faster than one a control.
     """
 
-    def __init__(self, images: torch.Tensor, changes: Mapping[str, Change] = MILD):
-        keys = [digest(image) for image in images]
+    def __init__(self, images: torch.Tensor, changes: Mapping[str, Change] = MILD, work: Work | None = None):
+        self.work = work or Work()
+        keys = [image_convention.digest(image) for image in images]
         self.rows = {key: row for row, key in enumerate(dict.fromkeys(keys))}
         self.images = {"": images[[keys.index(key) for key in self.rows]]}
         self.changes = changes
@@ -30,14 +30,19 @@ class RecognitionCache:
         """Returns the recognition of images that are among the pictures, after a change. Raises: see changed."""
 
         def find(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-            seen = recognize(recognizer, pictures)
+            seen = self.work.see(recognizer, pictures)
             return seen.embeddings, seen.logits
 
         return Recognition(*self.pick((id(recognizer), change), find, images, change))
 
     def look(self, name: str, measure: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
         """Returns measure(images) [N] of images that are among the pictures; name: of the measure."""
-        return self.pick(name, lambda pictures: (measure(pictures),), images)[0]
+
+        def find(pictures: torch.Tensor) -> tuple[torch.Tensor]:
+            known = name in self.work.functions
+            return (torch.cat(self.work.over(name, pictures, LOOKED)) if known else measure(pictures),)
+
+        return self.pick(name, find, images)[0]
 
     def change_size(self, images: torch.Tensor, change: str) -> torch.Tensor:
         """Returns [N], the root mean square by which a change moves pixels, in [0,2]. Raises: see changed."""
@@ -52,7 +57,7 @@ class RecognitionCache:
         """Returns the rows of `images` in what find says of all pictures after a change; asked once a key."""
         if key not in self.found:
             self.found[key] = find(self.changed(change))
-        rows = [self.rows[digest(image)] for image in images]
+        rows = [self.rows[image_convention.digest(image)] for image in images]
         return [None if column is None else column[rows] for column in self.found[key]]
 
     def changed(self, change: str) -> torch.Tensor:
@@ -60,13 +65,10 @@ class RecognitionCache:
         if change not in self.images:
             if change not in self.changes:
                 raise AbsentError("needs a prior to project pictures through; this world has none")
-            self.images[change] = self.changes[change](self.images[""])
+            plain = self.images[""]
+            spread = change == PROJECTION and PROJECT in self.work.functions
+            self.images[change] = torch.cat(self.work.over(PROJECT, plain, LOOKED)) if spread else self.changes[change](plain)
         return self.images[change]
 
 
 See = Callable[[str], Recognition | None]  # a change's name -> what one judge sees
-
-
-def digest(image: torch.Tensor) -> bytes:
-    """Returns the SHA-256 of a picture's values."""
-    return hashlib.sha256(memoryview(image.detach().float().cpu().contiguous().numpy()).cast("B")).digest()

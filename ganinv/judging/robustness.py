@@ -18,7 +18,6 @@ from ganinv import images as image_convention
 from ganinv.attack.spaces import Whitening, fit_whitening
 from ganinv.engine.descent import Adam
 from ganinv.engine.randomness import seeded
-from ganinv.engine.standins import import_torchvision
 from ganinv.interfaces import Generator
 
 Change = Callable[[torch.Tensor], torch.Tensor]  # images [N,3,R,R] -> images [N,3,R,R]
@@ -37,10 +36,7 @@ def compress(images: torch.Tensor) -> torch.Tensor:
 
 def blur(images: torch.Tensor) -> torch.Tensor:
     """Returns images after a Gaussian blur of a 64th of the side."""
-    sigma = images.shape[-1] / 64
-    return import_torchvision().transforms.v2.functional.gaussian_blur(
-        images, [2 * max(1, round(3 * sigma)) + 1] * 2, [sigma, sigma]
-    )
+    return image_convention.blur(images, images.shape[-1] / 64)
 
 
 def crop(images: torch.Tensor) -> torch.Tensor:

@@ -18,10 +18,11 @@ from ganinv.errors import AbsentError
 from ganinv.interfaces import Recognizer
 from ganinv.judging.leak import RATES, find_shipped
 from ganinv.judging.recognitions import RecognitionCache
+from ganinv.judging.work import Work
 from ganinv.metrics.scores import face_scores, passed_by
 from ganinv.metrics.statistics import exact_interval, summarize
 from ganinv.photos import load_photos
-from ganinv.recognizers.recognize import recognize
+from ganinv.recognizers.recognize import BATCH
 from ganinv.worlds.references import Judge, References
 
 ATTACK = "the attack"
@@ -143,7 +144,7 @@ def list_systems(
         return recognitions(recognizer, pictures).embeddings
 
     device = templates.device
-    embed = partial(embed_people, device=device)
+    embed = partial(embed_people, device=device, work=recognitions.work)
     others = embed(target, known)
     operator = {} if target.threshold is None else {"operator": float(target.threshold)}
     door = Judge("target", target, sees_users=True, metric=target.metric)
@@ -166,11 +167,12 @@ def list_systems(
     return systems
 
 
-def embed_people(recognizer: Recognizer, photos, device: torch.device) -> dict[int, torch.Tensor]:
+def embed_people(recognizer: Recognizer, photos, device: torch.device, work: Work) -> dict[int, torch.Tensor]:
     """Returns person -> embeddings [m,D] of Photos; {} of None."""
     if photos is None:
         return {}
-    parts = [recognize(recognizer, photos.images(part).to(device)).embeddings for part in torch.arange(len(photos)).split(64)]
+    index = torch.arange(len(photos)).split(BATCH)
+    parts = [work.see(recognizer, photos.images(part).to(device)).embeddings for part in index]
     return group_people(torch.cat(parts), photos.person)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from ganinv import images
+from ganinv.engine import cache
 from ganinv.photos import Photos
 from ganinv.rendered.camera import develop
 from ganinv.rendered.factors import FACTORS, PHOTO, draw_people, draw_photos
@@ -60,10 +64,12 @@ def make_photos(
     *,
     device: torch.device | str = "cpu",
     progress: bool = False,
+    keep: bool = False,
 ) -> Photos:
     """Returns the photos of people (seeds), person after person; names are those of name_person.
 
-    photos_per_person: how many, from photo seed 0 on, or the photo seeds themselves, such as range(30, 40).
+    photos_per_person: how many, from photo seed 0 on, or the photo seeds themselves, such as range(30, 40). keep: look for
+    them in the cache first, and keep them there.
     Raises: ValueError for a seed, resolution or shift out of range, or when there is nothing to render.
     """
     from tqdm import tqdm
@@ -76,14 +82,33 @@ def make_photos(
     factors = draw_people(people, shift).to(device)
     pixels = torch.empty(len(people), len(numbers), 3, resolution, resolution, dtype=torch.uint8)
     for row, seed in enumerate(tqdm(people, "people", disable=None if progress else True, leave=False)):
+        place = cache.find_place(name_kept(seed, numbers, resolution, shift)) if keep else None
+        kept = cache.recall(place, "pixels", pixels[row].shape, torch.uint8)
+        if kept is not None:
+            pixels[row] = kept
+            continue
         photo = draw_photos([seed] * len(numbers), numbers).to(device)
         pixels[row] = images.to_uint8(render(factors[row : row + 1].expand(len(numbers), -1), photo, resolution)).cpu()
+        cache.keep(place, "pixels", pixels[row])
     return Photos(
         pixels.flatten(0, 1),
         torch.arange(len(people)).repeat_interleave(len(numbers)),
         tuple(name_person(seed) for seed in people),
         tuple(f"{name_person(seed)}/{number:03d}.png" for seed in people for number in numbers),
     )
+
+
+@functools.cache
+def hash_renderer() -> str:
+    """Returns what stands for all that a photo depends on beside its numbers: this package's source, and torch's version."""
+    sources = [file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join([*sources, torch.__version__.encode()])).hexdigest()[:16]
+
+
+def name_kept(seed: int, numbers: Sequence[int], resolution: int, shift: float) -> str:
+    """Returns the name under which a person's photos are kept."""
+    which = hashlib.sha256(repr((list(numbers), resolution, shift)).encode()).hexdigest()[:16]
+    return f"person-{hash_renderer()}-{which}-{name_person(seed)}"
 
 
 def name_person(seed: int) -> str:

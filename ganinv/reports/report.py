@@ -12,6 +12,7 @@ from ganinv.interfaces import Generator, Recognizer
 from ganinv.judging.independence import check_independent
 from ganinv.judging.judgement import Judgement
 from ganinv.judging.protocol import JudgingAssets, draw_controls, draw_means, judge_pictures
+from ganinv.judging.work import Workers
 from ganinv.recognizers.recognize import find_device
 from ganinv.reports.report_content import BESIDE, build_report, describe_search, describe_target
 from ganinv.reports.run_folder import RunFolder
@@ -77,6 +78,7 @@ def judge(
     seed: int = 0,
     force: bool = False,
     photo_check: PhotoCheck | None = None,
+    workers: Workers | None = None,
 ) -> Report:
     """Returns the report on an attack's result. No judge has seen the attack, nor the attack a judge.
 
@@ -86,7 +88,7 @@ def judge(
     world: a world whose own target this is: its judges, references and prior are taken where none are given.
     prior: for the controls, random samples of it. seed: of intervals and controls. force: go on where the photos of a folder
     say that the target is fed wrongly, or that its users have other numbers. photo_check: what check_photos has already said
-    of these, which is then not asked again.
+    of these, which is then not asked again. workers: an open ganinv.RayWorkers, who look at the pictures; None: this process.
 
     >>> import ganinv
     >>> world = ganinv.load_world("synthetic")
@@ -124,7 +126,7 @@ def judge(
     first = "start picture" if pixels or not result.config.candidates else "best candidate"
     judgement = judge_pictures(
         judging, result.images, result.identities, {first: result.first[:, None]} | controls, seed=seed,
-        choice_scores=result.scores, means=draw_means(prior, result.latents, len(result.identities)),
+        choice_scores=result.scores, means=draw_means(prior, result.latents, len(result.identities)), workers=workers,
     )  # fmt: skip
     content = build_report(
         method="pixel" if pixels else "latent", world=world.name if world else "none", seed=result.seed,

@@ -46,7 +46,8 @@ def build_report(
         "seed": seed,
         "summary": verdict.summary,
         "per_identity": verdict.per_identity,
-        "cost": {key: getattr(cost, key, None) for key in COST_KEYS} | {"verdict_seconds": judgement.seconds},
+        "cost": {key: getattr(cost, key, None) for key in COST_KEYS}
+        | {"search_seconds": getattr(cost, "search_seconds", None), "verdict_seconds": judgement.seconds},
         "absent": verdict.absent | unknown,
         "headline": strongest_differences(verdict, controls, seed),
         "controls": {name: control.summary for name, control in controls.items()},

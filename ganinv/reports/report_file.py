@@ -16,7 +16,7 @@ RATE = {"hits": NUMBER, "n": NUMBER, "share": NUMBER, "ci95": [NUMBER]}
 SHOWN = {"answer": str, "given_away": RATE, "nulls": [{"control": str, "given_away": RATE}], "p": (NUMBER, None)}
 SHAPE = {  # of what readers of a report look at beside the metrics; keys that came later may be missing
     "identities": [WHOLE],
-    "cost": {"verdict_seconds?": (NUMBER, None)},
+    "cost": {"search_seconds?": (NUMBER, None), "verdict_seconds?": (NUMBER, None)},
     "absent": {"*": str},
     "verdict?": [str],
     "files?": {"*": str},

@@ -28,8 +28,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 from ganinv import images as image_convention
+from ganinv.engine.standins import stand_in
 from ganinv.metrics.catalogue import CATALOGUE
 
 MODES = ("offline", "online", "disabled")
@@ -131,9 +133,12 @@ class Tracker:
         settings = wandb.Settings(silent=True, console="off", **timeouts)
         # a sweep's agent has named the run
         identity = {} if is_sweep() else {"id": run_id, "resume": "allow"}
-        run = wandb.init(
-            mode=mode, project=project, name=name, dir=str(self.folder), config=config, settings=settings, **identity
-        )
+        # it asks whether wandb.launch, which nobody imported, was handed inputs for this run
+        no_inputs = SimpleNamespace(apply=lambda run: None)
+        with stand_in("wandb.sdk.launch.inputs.internal", StagedLaunchInputs=lambda: no_inputs):
+            run = wandb.init(
+                mode=mode, project=project, name=name, dir=str(self.folder), config=config, settings=settings, **identity
+            )
         run.define_metric(f"{self.prefix}/step")
         run.define_metric(f"{self.prefix}/*", step_metric=f"{self.prefix}/step")  # a lower `step=` would be dropped
         with contextlib.suppress(OSError, ValueError):  # no earlier run here

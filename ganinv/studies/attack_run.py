@@ -94,11 +94,12 @@ def run_attack(config, method: str, *, photo_check: PhotoCheck | None = None) ->
             folder = open_folder(config, method)
             config = cli.override(config, tracker.start(config.run.wandb, describe_config(config), folder.path))
             check_options(config, method)
-        job = prepare(config, method, photo_check)
-        if folder is None:
-            folder = open_folder(config, method)
-            tracker.start(config.run.wandb, describe_config(config), folder.path)
-        report = judge_result(job, search(job, config, folder, tracker), folder)
+        with open_schedule(config.run) as schedule:
+            job = prepare(config, method, photo_check)
+            if folder is None:
+                folder = open_folder(config, method)
+                tracker.start(config.run.wandb, describe_config(config), folder.path)
+            report = judge_result(job, search(job, config, folder, tracker, schedule), folder, schedule)
     finally:
         tracker.finish(report, failed=report is None, artifacts=config.run.wandb_artifacts)
         if folder is not None:
@@ -246,7 +247,7 @@ def load_start(start: str, identities: Sequence[int], world: World) -> torch.Ten
 # ---- the search
 
 
-def search(job: Job, config, folder: RunFolder, tracker: Tracker) -> AttackResult:
+def search(job: Job, config, folder: RunFolder, tracker: Tracker, schedule: InTurn) -> AttackResult:
     """Returns the result of a job after writing it; a killed job can be resumed from its folder."""
     attack, options = job.attack, job.options
     state = folder.load_state() if options.resume else None
@@ -260,7 +261,7 @@ def search(job: Job, config, folder: RunFolder, tracker: Tracker) -> AttackResul
     prior = job.provenance["weights"].get("prior", {}).get("sha256", "") if attack.precision == "float32" else ""
     if prior and (key := getattr(job.assets.generator, "key", "")):  # moved into the world's frame, or to its size
         prior = hashlib.sha256(f"{prior} {key}".encode()).hexdigest()
-    with open_schedule(options, job.device) as schedule, show_search(job, folder, tracker, state) as callbacks:
+    with show_search(job, folder, tracker, state) as callbacks:
         result = run_search(
             job.assets.generator, target, job.identities, attack, seed=options.seed, start=job.start, device=job.device,
             prior=prior, searched=choice.apply(job.assets.generator, target), goal=job.goal, state=state, schedule=schedule,
@@ -271,12 +272,13 @@ def search(job: Job, config, folder: RunFolder, tracker: Tracker) -> AttackResul
 
 
 @contextmanager
-def open_schedule(options: RunOptions, device: torch.device):
-    """Gives the schedule of --engine: invert.InTurn, or one that spreads the work over the workers of a cluster."""
+def open_schedule(options: RunOptions):
+    """Gives the schedule of --engine: invert.InTurn, or one that spreads the work over workers, which begin to start."""
     if options.engine == "local":
         yield InTurn()
         return
-    with RayWorkers(options.address, options.workers, gpu=device.type == "cuda") as workers:
+    gpu = cli.choose_device(options.device).type == "cuda"
+    with RayWorkers(options.address, options.workers, gpu=gpu, ahead=True) as workers:
         yield Spread(workers)
 
 
@@ -344,7 +346,7 @@ def read_choice(options: RunOptions) -> Choice:
 # ---- the verdict
 
 
-def judge_result(job: Job, result: AttackResult, folder: RunFolder) -> dict:
+def judge_result(job: Job, result: AttackResult, folder: RunFolder, schedule: InTurn) -> dict:
     """Returns the report on a result, after writing it."""
     attack, options = job.attack, job.options
     print(f"judging the pictures of {len(job.identities)} users", file=sys.stderr)  # it takes as long as some searches
@@ -354,7 +356,7 @@ def judge_result(job: Job, result: AttackResult, folder: RunFolder) -> dict:
     judgement = judge_pictures(
         judging, result.images, job.identities, {first: result.first[:, None]} | controls, seed=options.seed,
         choice_scores=result.scores, photos=options.photos,
-        means=draw_means(job.assets.generator, result.latents, len(job.identities)),
+        means=draw_means(job.assets.generator, result.latents, len(job.identities)), workers=schedule.workers,
     )  # fmt: skip
     report = folder.write_report(
         method=job.method,

@@ -6,16 +6,17 @@ Factors are standard here: each less its mean over the population, in units of i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ganinv.images import resize
+from ganinv.images import digest, resize
 from ganinv.recognizers.cosine import build_backbone
 from ganinv.recognizers.preprocessing import MOST_SIDE
+from ganinv.recognizers.recognize import BATCH, find_device
 from ganinv.rendered.factors import FACTORS, draw_people
 from ganinv.weights.cards import read_card
 from ganinv.weights.files import check_tensors, read_tensors, save_weights
@@ -82,7 +83,7 @@ def load_regressor(path: str | Path, device: torch.device | str = "cpu") -> Fact
 
 
 @torch.no_grad()
-def estimate(model: FactorRegressor, images: torch.Tensor, batch: int = 64) -> torch.Tensor:
+def estimate(model: FactorRegressor, images: torch.Tensor, batch: int = BATCH) -> torch.Tensor:
     """Returns standard factors [N,F] of images [N,3,H,W], as the mean over an image and its mirror; on the CPU.
 
     Two factors, of the places of mole and parting, change under a mirror; they are read off the image alone.
@@ -100,13 +101,24 @@ class Truth:
     """Tells how much of a rendered user's identity is in pictures, in the factors that can be read off a photo."""
 
     regressor: FactorRegressor
+    found: dict[bytes, torch.Tensor] = field(default_factory=dict, repr=False, compare=False)  # of each batch of pictures
+
+    def estimate(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns standard factors [N,F] of images [N,3,H,W], see estimate; each batch is read once, whoever asks."""
+        parts = []
+        for part in images.split(BATCH):
+            key = digest(part)
+            if key not in self.found:
+                self.found[key] = estimate(self.regressor, part.to(find_device(self.regressor)))
+            parts.append(self.found[key])
+        return torch.cat(parts)
 
     def compare(self, images: torch.Tensor, owners: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns estimated and true standard factors [N,F'], the readable ones, of images [N,3,R,R] of users owners [N]."""
         readable = self.regressor.readable.cpu()
         people, row = owners.unique(return_inverse=True)
         truth = standardise(draw_people(people.tolist()))[row]
-        return estimate(self.regressor, images)[:, readable], truth[:, readable]
+        return self.estimate(images)[:, readable], truth[:, readable]
 
     def recover(self, images: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
         """Returns factor_recovery [N]; see recovery."""

@@ -32,6 +32,7 @@ from ganinv.worlds.world_file import CARDLESS, PUBLISHED, JudgeEntry
 
 log = logging.getLogger(__name__)
 
+MOST_KEPT = 100  # users whose rendered photos are worth a place on the disk: 200 kB each at 64 px
 REPLACED = {"lfw": "faces"}  # worlds that are shipped no longer
 
 
@@ -340,14 +341,14 @@ def load_references(world: World, photos: str | Path) -> Photos:
 
 
 def render_references(world: World, identities: Sequence[int]) -> Photos:
-    """Returns the same photos of users, in order, of a world of people who do not exist: rendered."""
+    """Returns the same photos of users, in order, of a world of people who do not exist: rendered, and kept for later."""
     from ganinv.rendered.photos import make_photos, name_person
 
     parts = []
     for identity in identities:
         files = [Path(name_person(identity)) / f"{number:03d}.png" for number in range(world.photos_per_user)]
         numbers = [int(path.stem) for path in choose_photos(files, "references")]
-        parts.append(make_photos([identity], numbers, world.resolution))
+        parts.append(make_photos([identity], numbers, world.resolution, keep=len(identities) <= MOST_KEPT))
     return Photos(
         torch.cat([part.pixels for part in parts]),
         torch.cat([torch.full((len(part),), identity) for identity, part in zip(identities, parts, strict=True)]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,11 +111,6 @@ def find_kind(target: nn.Module) -> str:
     return CLASSES if getattr(target, "templates", None) is None else GALLERY
 
 
-def digest(image: torch.Tensor) -> bytes:
-    """Returns what stands for a picture [3,R,R]."""
-    return hashlib.sha256(image.detach().cpu().contiguous().numpy().tobytes()).digest()
-
-
 class Remembered(nn.Module):
     """A network that looks at each picture once: every attacker shows the same ones. Gradients are computed anew."""
 
@@ -127,13 +121,13 @@ class Remembered(nn.Module):
 
     def remember(self, pictures: torch.Tensor, embeddings: torch.Tensor) -> None:
         """Takes in embeddings [N,D] of pictures uint8 [N,3,R,R] that were looked at in an earlier call."""
-        self.seen |= dict(zip(map(digest, image_convention.from_uint8(pictures)), embeddings, strict=True))
+        self.seen |= dict(zip(map(image_convention.digest, image_convention.from_uint8(pictures)), embeddings, strict=True))
 
     def forward(self, images: torch.Tensor) -> Recognition:
         """Returns the embeddings [N,D]."""
         if images.requires_grad:
             return self.network(images)
-        keys = [digest(image) for image in images]
+        keys = [image_convention.digest(image) for image in images]
         new = [row for row, key in enumerate(keys) if key not in self.seen]
         if new:
             found = self.network(images[new]).embeddings
