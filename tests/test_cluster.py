@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ganinv.attack.invert import invert
@@ -25,15 +27,18 @@ from tests.toys import toy_world
 
 pytest.importorskip("ray", reason="needs the extra cluster")
 
+STORE = 100 * 2**20  # bytes of each node's object store
+
 
 @pytest.fixture(scope="module")
 def nodes():
     """Yields a cluster: a head without CPUs, and two nodes of one."""
     from ray.cluster_utils import Cluster
 
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    small = {"object_store_memory": STORE}
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
     for _ in range(2):
-        found.add_node(num_cpus=1)
+        found.add_node(num_cpus=1, **small)
     yield found
     found.shutdown()
 
@@ -60,6 +65,9 @@ def make_recipe(folder: Path):
                     mark.touch()
                     os.kill(os.getpid(), signal.SIGKILL)
             return number
+
+        def enlarge(self, seed, rows):
+            return np.full(len(rows), seed, dtype=np.int64)
 
         def fail(self, error):
             raise error
@@ -98,6 +106,45 @@ def test_what_a_unit_raises_is_raised_here(workers):
         dict(workers.run({0: ("fail", ValueError("expected this, got that"))}))
     with pytest.raises(FaultError, match="^not finite$"):
         dict(workers.run({0: ("fail", FaultError("not finite"))}))
+
+
+def test_more_than_the_object_store_holds_goes_to_the_disk(workers, tmp_path):
+    rows = np.zeros(STORE // 2, dtype=np.int8)  # of which the answer takes eight times as much
+    workers.hold(partial(make_heavy, make_recipe(tmp_path), np.ones(2 * STORE, dtype=np.int8)))
+    found = {key: int(value.sum()) for key, value in workers.run({n: ("enlarge", n, rows) for n in range(4)})}
+    assert found == {n: n * len(rows) for n in range(4)}
+
+
+def make_heavy(recipe, weights):
+    """Returns the worker of a recipe that is sent with weights."""
+    assert len(weights) == 2 * STORE
+    return recipe()
+
+
+def test_a_store_and_a_disk_that_are_full_are_one_line(workers, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise workers.ray.exceptions.ObjectStoreFullError("The object store is full")
+
+    monkeypatch.setattr(workers.ray, "put", refuse)
+    with pytest.raises(FaultError, match="^the cluster's object store is full, and so is the disk behind it; start it with"):
+        workers.hold(make_recipe(tmp_path))
+
+
+def test_workers_that_start_ahead_serve_one_recipe_after_the_other(nodes, tmp_path):
+    with RayWorkers(nodes.address, 2, ahead=True) as workers:
+        pids = []
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            workers.hold(make_recipe(tmp_path / name))
+            assert dict(workers.run({n: ("meet", n) for n in range(2)})) == {0: 0, 1: 1}
+            pids.append({file.name for file in (tmp_path / name).iterdir()})
+        assert workers.count == 2 and workers.seconds > 0
+        assert len(pids[0]) == 2 and pids[0] == pids[1]  # the same processes, built anew
+
+
+def test_who_needs_workers_first_meets_what_was_wrong():
+    with RayWorkers("127.0.0.1:1", ahead=True) as workers, pytest.raises(ValueError, match="expected a Ray cluster at"):
+        workers.hold(dict)
 
 
 def test_the_work_of_a_node_that_goes_is_done_by_the_others(nodes, tmp_path):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from ganinv.attack.config import AttackConfig, Optim
 from ganinv.commands import benchmark
-from ganinv.studies.benchmark import plan
+from ganinv.errors import FaultError
+from ganinv.studies.benchmark import plan, spreading
 from ganinv.studies.benchmark.plan import Costs, format_plans, format_time, simulate, spread, time_user
 from tests.tiny_world import run_main
 
@@ -74,3 +77,26 @@ def test_a_plan_for_nobody_is_one_line(monkeypatch, tmp_path, capsys, option, li
     assert run_main(monkeypatch, benchmark, "--plan", option, f"--out={tmp_path}/out") == 2
     assert line in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_workers_are_compared_by_their_search_and_by_what_they_found(monkeypatch, tmp_path, capsys):
+    def pretend(options):
+        out = next(Path(option.removeprefix("--out=")) for option in options if option.startswith("--out="))
+        workers = 2 if "--workers=2" in options else 1
+        cost = {"seconds": 9.0, "search_seconds": 8.0 / workers, "verdict_seconds": 1.0}
+        out.mkdir()
+        found = {"summary": {}, "per_identity": [], "files": {"a": workers}}
+        (out / "report.json").write_text(json.dumps({"cost": cost, **found}))
+        return 12.5
+
+    monkeypatch.setattr(spreading, "time_attack", pretend)
+    monkeypatch.setattr("ganinv.engine.cluster.import_ray", lambda: None)
+    assert run_main(monkeypatch, benchmark, "--only=cluster", f"--out={tmp_path}/speed", "--quick") == 0
+    one, two = [line.split(" | ") for line in (tmp_path / "speed" / "cluster.md").read_text().splitlines()[3:]]
+    assert one == ["| one worker", "12.5 s", "9.0 s", "8.0 s", "1.0 s", "0.25", "1.00", "yes |"]
+    assert two == ["| two workers", "12.5 s", "9.0 s", "4.0 s", "1.0 s", "0.50", "2.00", "no |"]
+
+
+def test_an_attack_that_fails_ends_the_comparison_with_its_last_line():
+    with pytest.raises(FaultError, match="an attack of the benchmark failed: .*expected"):
+        spreading.time_attack(["--identities=nonsense"])

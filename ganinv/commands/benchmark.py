@@ -22,6 +22,7 @@ CHEAP_ALLOCATION = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36
 # seconds of every measure in the default run; training's rounds are fixed, and take about as long
 SHARES = {"steps": 75, "selection": 15, "loop": 20, "pixels": 25, "training": 40, "growth": 20}
 CHEAP_SHARE = 45  # of the steps with cheap allocation
+CLUSTER = "cluster"  # a measure of its own: that of the engine on several workers
 FIXED = 40  # seconds that processes take to start, and the memory cases
 PACKAGES = ("torch", "torchvision", "stylegan2-pytorch", "facenet-pytorch", "numpy", "adversarial-robustness-toolbox")
 
@@ -37,7 +38,7 @@ class Benchmark:
     minutes: float = 3.0  # to share out; every comparison has at least three rounds
     threads: int = 0  # of the CPU; 0: one a core
     device: str = "auto"  # auto | cpu | cuda
-    only: str = ""  # some of steps,selection,loop,pixels,training,growth,memory; "": all
+    only: str = ""  # some of steps,selection,loop,pixels,training,growth,memory; "": all; cluster: one worker beside two
     profile: bool = False  # tell where the engine's step spends its time, and print its top operators
     plan: bool = False  # measure instead what one worker needs, and simulate an attack on many users on many workers
     users: int = 10_000  # of the plan
@@ -50,10 +51,13 @@ def run(config: Benchmark) -> None:
     from ganinv.engine.files import clear_errors, write_atomically
     from ganinv.studies.benchmark.table import format_profiles, format_table
 
-    chosen = choose_measures(config)
+    chosen = [] if config.only == CLUSTER else choose_measures(config)
     device, out = cli.choose_device(config.device), Path(config.out or "runs/speed")
     if config.plan:
         plan_attack(config, device, out)
+        return
+    if config.only == CLUSTER:
+        compare_workers(config, out)
         return
     with clear_errors(out, ValueError):
         out.mkdir(parents=True, exist_ok=True)
@@ -101,6 +105,21 @@ def plan_attack(config: Benchmark, device, out: Path) -> None:
     with clear_errors(out, ValueError):
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / "plan.md", table)
+
+
+def compare_workers(config: Benchmark, out: Path) -> None:
+    """Prints and writes cluster.md: one attack by one process, one worker and two."""
+    from ganinv.engine.cluster import import_ray
+    from ganinv.engine.files import clear_errors, write_atomically
+    from ganinv.studies.benchmark.spreading import format_cluster, measure_cluster
+
+    import_ray()
+    with tempfile.TemporaryDirectory() as folder:
+        table = format_cluster(measure_cluster(Path(folder), quick=config.quick))
+    print(table)
+    with clear_errors(out, ValueError):
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "cluster.md", table)
 
 
 def choose_measures(config: Benchmark) -> list[str]:

@@ -271,6 +271,7 @@ class RayWorkers:
     def replace(self, seat: Any, key: Hashable | None, deaths: Counter) -> None:
         """Forgets a worker that died; run starts another. Raises: FaultError when that was once too often."""
         self.seats.remove(seat)
+        self.ray.kill(seat)  # it may be out of reach alone, and hold its place
         deaths[key] += 1
         log.warning("a worker died%s: its work is repeated", "" if key is None else f" at unit {key}")
         if deaths[key] >= ATTEMPTS:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ganinv.engine.meta import on_meta
 from ganinv.weights.files import check_tensors
 
 FILTER = (1, 3, 3, 1)  # of all published networks; another one is refused
@@ -335,7 +336,7 @@ def build_prior(
     shape = Architecture(**infer_architecture(tensors, path), clamp=limit, lr_mlp=lr_mlp)
     if shape.z_dim < 1:
         raise ValueError(f"expected mapping.fc0.weight wider than the label's {shape.embed_dim} in {path}, got no more")
-    with torch.device("meta"):
+    with on_meta():
         prior = StyleGAN2(shape)
     mean_w = tensors.get("mapping.w_avg")
     tensors = dict(tensors)

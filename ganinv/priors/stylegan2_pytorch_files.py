@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ganinv.engine.meta import on_meta
 from ganinv.priors.stylegan2_pytorch import LR_MLP, StyleGAN2PyTorch, build_networks
 from ganinv.weights.cards import read_card, read_json
 from ganinv.weights.checkpoints import find_checkpoint
@@ -131,7 +132,7 @@ def build_prior(
 ) -> StyleGAN2PyTorch:
     """Returns the prior of weights "SE.*" and "GE.*"; extras: mean_w, noise, if known. Raises: see load_checkpoint."""
     # nothing is drawn for weights that are replaced: faster, and the caller's random numbers stay
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), on_meta():
         networks = dict(zip(("SE", "GE"), build_networks(**architecture, lr_mlp=lr_mlp), strict=True))
     expected = {f"{part}.{name}": value for part, net in networks.items() for name, value in net.state_dict().items()}
     weights = check_tensors(weights, expected, path)

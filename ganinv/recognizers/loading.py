@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ganinv.engine.meta import on_meta
 from ganinv.interfaces import Recognizer
 from ganinv.recognizers.callable import CallableRecognizer
 from ganinv.recognizers.preprocessing import draw_faces
@@ -118,7 +119,7 @@ def check_fit(build: Callable[[], nn.Module], tensors: Mapping[str, torch.Tensor
     Raises: ValueError, see check_tensors.
     """
     try:
-        with torch.device("meta"):
+        with on_meta():
             expected = build().state_dict()
     except NotImplementedError:  # some draw their first weights in a way that needs memory; what they take is bounded
         return

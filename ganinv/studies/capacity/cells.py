@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-import torch
-
 ATTACKED = (0, 1, 2, 3, 4)  # users of every target, so that cells are compared on the same people
 
 
@@ -91,9 +89,10 @@ def check_cell(cell: Cell) -> None:
 @cache
 def check_architecture(name: str) -> None:
     """Raises: ValueError for a name that build_backbone does not know."""
+    from ganinv.engine.meta import on_meta
     from ganinv.recognizers.cosine import build_backbone
 
-    with torch.device("meta"):  # no memory is taken
+    with on_meta():  # no memory is taken
         build_backbone(name, 8)
 
 
