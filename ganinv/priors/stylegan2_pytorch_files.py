@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ganinv.engine.meta import on_meta
-from ganinv.priors.stylegan2_pytorch import LR_MLP, StyleGAN2PyTorch, build_networks
+from ganinv.priors.stylegan2_pytorch import LR_MLP, StyleGAN2PyTorch, build_networks, import_stylegan2_pytorch
 from ganinv.weights.cards import read_card, read_json
 from ganinv.weights.checkpoints import find_checkpoint
 from ganinv.weights.files import check_tensors, read_tensors, save_weights
@@ -131,6 +131,7 @@ def build_prior(
     weights: Mapping[str, torch.Tensor], architecture: Mapping, lr_mlp: float, extras: Mapping[str, torch.Tensor], path
 ) -> StyleGAN2PyTorch:
     """Returns the prior of weights "SE.*" and "GE.*"; extras: mean_w, noise, if known. Raises: see load_checkpoint."""
+    import_stylegan2_pytorch()  # here: what it computes while it is imported belongs on a device
     # nothing is drawn for weights that are replaced: faster, and the caller's random numbers stay
     with torch.random.fork_rng(devices=[]), on_meta():
         networks = dict(zip(("SE", "GE"), build_networks(**architecture, lr_mlp=lr_mlp), strict=True))
