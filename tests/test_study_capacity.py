@@ -20,6 +20,7 @@ from ganinv.judging import measures
 from ganinv.photos import claim_folder
 from ganinv.rendered.factors import MOST_SEED
 from ganinv.rendered.photos import make_photos, name_person
+from ganinv.studies import spreading
 from ganinv.studies.capacity import curves, plan, running
 from ganinv.studies.capacity.cells import ATTACKED, AXES, GRIDS, Cell, deal, list_cells, list_points
 from ganinv.studies.capacity.photos import (
@@ -34,6 +35,7 @@ from ganinv.studies.capacity.photos import (
 from ganinv.training import recognizer as training
 from ganinv.worlds import assets as worlds
 from ganinv.worlds.world import render_references
+from tests.test_spread import Copied
 from tests.tiny_world import make_rendered_world, run_main
 
 USERS, PHOTOS = 6, 20
@@ -137,6 +139,53 @@ def test_stored_photos_are_taken_and_others_rendered_once(tmp_path, monkeypatch)
 
 
 # ---- the command
+
+
+class CopiedCluster(Copied):
+    """Workers without a cluster, opened as those of one are."""
+
+    def __init__(self, *_, **__):
+        super().__init__()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_cells_made_by_workers_are_those_of_one_process(tiny, monkeypatch):
+    monkeypatch.setattr(spreading, "RayWorkers", CopiedCluster)
+    assert run_main(monkeypatch, study_capacity, *TINY) == 0
+    table = Path("out/table.md").read_text()
+    assert run_main(monkeypatch, study_capacity, *TINY, "--work=spread", "--engine=ray", "--workers=2") == 0
+    records = [sorted(Path(folder, "cells").glob("*.json")) for folder in ("work", "spread")]
+    for one, other in zip(*records, strict=True):
+        here, there = json.loads(one.read_text()), json.loads(other.read_text())
+        assert one.name == other.name and there["provenance"]["weights"] == here["provenance"]["weights"]
+        assert there["methods"].keys() == here["methods"].keys()
+        for name, found in there["methods"].items():
+            assert found["per_identity"] == here["methods"][name]["per_identity"]
+        (weights,) = Path("spread/targets").glob(f"{Cell(**there['cell'])}-*/target.safetensors")
+        assert there["provenance"]["weights"]["target"]["sha256"] == hash_file(weights)
+    assert Path("out/table.md").read_text() == table.replace("--work=work", "--work=spread")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--engine=slurm"], "expected an engine among local, ray"),
+        (["--workers=2"], "expected --engine=ray beside --address"),
+    ],
+)
+def test_an_engine_that_a_study_cannot_have_is_one_line(tiny, monkeypatch, capsys, options, line):
+    assert run_main(monkeypatch, study_capacity, *TINY, *options) == 2
+    assert line in capsys.readouterr().err
+
+
+def test_other_weights_on_a_node_are_refused_by_name():
+    with pytest.raises(ValueError, match="expected the same weights of the world w on every node, got another judge"):
+        spreading.check_weights("w", {"judge": "a", "prior": "b"}, {"judge": "c", "prior": "b"})
 
 
 def test_a_study_is_written_and_what_is_finished_is_never_made_again(tiny, monkeypatch, capsys):

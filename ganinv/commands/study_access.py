@@ -31,6 +31,9 @@ class StudyAccess:
     steps: int = 50  # of each search for a recovered template, or in a copy
     work: Path = Path("runs/access")  # states of what is on its way, templates and pictures
     out: Path = Path("results/access")  # cells/, of which none is made twice; table.md, table.csv, curves.png, curves.json
+    engine: str = "local"  # local | ray: this process, or a cell on each worker of a Ray cluster (docs/clusters.md)
+    address: str = ""  # host:port or ray://host:port of the cluster; "": one of this machine's own
+    workers: int = 0  # of the engine ray; 0: one a CPU
     table_only: bool = False  # write the tables and figures from the cells
 
 

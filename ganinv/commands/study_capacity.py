@@ -34,6 +34,9 @@ class StudyCapacity:
     candidates: int = 400  # of the latent search
     restarts: int = 1  # of the latent search
     attack_steps: int = 60  # of the latent search
+    engine: str = "local"  # local | ray: this process, or a cell on each worker of a Ray cluster (docs/clusters.md)
+    address: str = ""  # host:port or ray://host:port of the cluster; "": one of this machine's own
+    workers: int = 0  # of the engine ray; 0: one a CPU, or a GPU on --device=cuda
     part: str = "1/1"  # 2/3: the second of three parts, for several machines
     photos: str = ""  # a folder of prepare_people.py with such photos; "": all are rendered
     work: Path = Path("runs/capacity")  # cells, targets and rendered photos; what is there is not made again

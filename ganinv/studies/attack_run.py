@@ -43,12 +43,12 @@ from ganinv.reports.run_folder import RunFolder, check_new, new_folder
 from ganinv.reports.terminal import print_report
 from ganinv.reports.tracking import MODES, Tracker, is_sweep
 from ganinv.studies.attack_options import RunOptions, describe_config, name_code
+from ganinv.studies.spreading import check_engine
 from ganinv.weights.specs import hash_code
 from ganinv.worlds.assets import Assets, load_assets
 from ganinv.worlds.photo_check import PhotoCheck, try_photos
 from ganinv.worlds.world import World
 
-ENGINES = ("local", "ray")
 SCRIPTS = {"latent": "scripts/pixel_attack.py", "pixel": "scripts/latent_attack.py"}  # method -> that of the other spaces
 
 
@@ -139,13 +139,9 @@ def check_options(config, method: str) -> None:
             f"expected --goal=template beside --templates, got {config.attack.goal}"
             "; pass --goal=template, or leave --templates out"
         )
-    if options.engine not in ENGINES or options.workers < 0:
-        got = f"{options.engine} and {options.workers}"
-        raise ValueError(f"expected an engine among {', '.join(ENGINES)} and workers of at least 0, got {got}")
+    check_engine(options)
     if options.engine != "local":
         check_spread(config.attack)
-    if options.engine == "local" and (options.address or options.workers):
-        raise ValueError("expected --engine=ray beside --address or --workers, got the engine local")
     if options.private_photos and not options.photos:
         raise ValueError("expected --photos=FOLDER beside --private-photos, got none; pass the folder of the users' photos")
     cli.choose_device(options.device)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,8 +21,10 @@ from ganinv.reports.provenance import describe_provenance
 from ganinv.studies.access.cells import Bench, find_kind, invert_templates, judge_pictures, measure, recover_templates
 from ganinv.studies.access.curves import write_results
 from ganinv.studies.access.plan import ATTACKERS, COPY, Cell, choose_judged, list_cells, name_target
-from ganinv.studies.access.records import describe_key, hash_key, open_record, write_record
+from ganinv.studies.access.records import FOLDER, describe_key, hash_key, open_record, write_record
 from ganinv.studies.access.searching import search_target
+from ganinv.studies.spreading import check_engine, check_weights, spread_cells
+from ganinv.weights.files import sha256_file
 from ganinv.worlds.assets import Assets, load_assets
 from ganinv.worlds.world import find_world
 
@@ -28,6 +32,7 @@ from ganinv.worlds.world import find_world
 def run_study(config) -> None:
     """Makes what is not there yet, and writes table and figure of all that is."""
     identities, out = cli.parse_identities(config.identities), Path(config.out)
+    check_engine(config)
     list_cells(config.attackers, config.seeds)
     choose_judged((), config.judged)
     with clear_errors(config.work, ValueError):
@@ -36,7 +41,11 @@ def run_study(config) -> None:
         assets = load(config, identities)
         kind, name = find_kind(assets.target), name_target(config.target or assets.world.spec("target"))
         cells = list_cells(config.attackers, config.seeds, first=config.seed, target=name, kind=kind)
-        run_cells(config, assets, cells, identities)
+        if config.engine == "ray":
+            make = partial(make_elsewhere, config, tuple(sys.argv), hash_weights(assets))
+            spread_cells(config, make, {cell: [f"{FOLDER}/{cell.name}.json"] for cell in cells}, out)
+        else:
+            run_cells(config, assets, cells, identities)
     write_results(out)
 
 
@@ -52,6 +61,20 @@ def load(config, identities: Sequence[int]) -> Assets:
         config.world, device=torch.device("cpu"), identities=identities, gallery=config.gallery, target=config.target,
         judges=judges,
     )  # fmt: skip
+
+
+def hash_weights(assets: Assets) -> dict[str, str]:
+    """Returns role -> SHA-256 of all files that were read."""
+    return {role: sha256_file(file) for role, file in assets.weight_files().items()}
+
+
+def make_elsewhere(config, argv: Sequence[str], hashes: Mapping[str, str], folder: Path, cell: Cell) -> None:
+    """Runs a cell in a worker's folder. Raises: ValueError where the weights are others on its node."""
+    config, sys.argv = dataclasses.replace(config, out=folder, work=folder / "work"), list(argv)
+    identities = cli.parse_identities(config.identities)
+    assets = load(config, identities)
+    check_weights(config.world, hash_weights(assets), hashes)
+    run_cells(config, assets, [cell], identities)
 
 
 def run_cells(config, assets: Assets, cells: Sequence[Cell], identities: Sequence[int]) -> None:

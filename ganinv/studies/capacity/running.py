@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,13 +38,17 @@ from ganinv.studies.capacity.plan import (
     make_training,
     open_cache,
 )
+from ganinv.studies.spreading import check_engine, check_weights, spread_cells
 from ganinv.training import recognizer as training
 from ganinv.weights.cards import describe_photos, read_card
 from ganinv.worlds.assets import load_assets
 
+ELSEWHERE = ("--part", "--table", "--engine", "--address", "--workers")  # options that change no number
+
 
 def run_study(config) -> None:
     """Makes the cells of this part that are not there yet, and writes table and curves of all that are."""
+    check_engine(config)
     points, cells, mine = build_plan(config)
     hashes, cache = hash_judging(config), open_cache(config)
     places = {cell: Places.of(config, cell, hashes) for cell in cells}
@@ -53,20 +58,44 @@ def run_study(config) -> None:
         minutes = f"about {told['minutes_on_one_core']:.0f} minutes on one core"
         print(f"{len(left)} of {len(mine)} cells to do, {told['photos_to_render']} photos to render: {minutes}", flush=True)
 
-        assets = load_assets(config.world, device=cache.device, identities=ATTACKED)
         for folder in (config.work / "cells", config.work / "targets"):
             with clear_errors(folder, ValueError):
                 folder.mkdir(parents=True, exist_ok=True)
-        for cell in open_bar(left, "cells"):
-            try:
-                with FileLock(f"{places[cell].target}.lock", timeout=0):
-                    if not places[cell].record.is_file():  # another process may just have made it
-                        record = make_cell(config, cell, places[cell].target, assets, cache)
-                        write_atomically(places[cell].record, json.dumps(record, indent=2) + "\n")
-            except Timeout:
-                print(f"{cell}: another process is at it", file=sys.stderr)
+        if config.engine == "ray":
+            wanted = {
+                cell: [str(place.relative_to(config.work)) for place in (places[cell].target, places[cell].record)]
+                for cell in left
+            }
+            make = partial(make_elsewhere, config, hashes, tuple(sys.argv))
+            spread_cells(config, make, wanted, config.work, gpu=cache.device.type == "cuda")
+        else:
+            make_here(config, {cell: places[cell] for cell in left}, cache)
     finished = {cell: read_record(place.record) for cell, place in places.items() if place.record.is_file()}
     write_results(config, points, finished)
+
+
+def make_here(config, places: Mapping, cache) -> None:
+    """Makes cells in this process, one after the other; several processes may share a work folder."""
+    assets = load_assets(config.world, device=cache.device, identities=ATTACKED)
+    for cell, place in open_bar(list(places.items()), "cells"):
+        try:
+            with FileLock(f"{place.target}.lock", timeout=0):
+                if not place.record.is_file():  # another process may just have made it
+                    record = make_cell(config, cell, place.target, assets, cache)
+                    write_atomically(place.record, json.dumps(record, indent=2) + "\n")
+        except Timeout:
+            print(f"{cell}: another process is at it", file=sys.stderr)
+
+
+def make_elsewhere(config, hashes: Mapping[str, str], argv: Sequence[str], folder: Path, cell) -> None:
+    """Makes a cell in a worker's folder. Raises: ValueError where the world's weights are others on its node."""
+    check_weights(config.world, hash_judging(config), hashes)
+    config, sys.argv = dataclasses.replace(config, work=folder), list(argv)  # which the record names
+    place, cache = Places.of(config, cell, hashes), open_cache(config)
+    for parent in (place.target.parent, place.record.parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    record = make_cell(config, cell, place.target, load_assets(config.world, device=cache.device, identities=ATTACKED), cache)
+    write_atomically(place.record, json.dumps(record, indent=2) + "\n")
 
 
 def read_record(path: Path) -> dict:
@@ -180,7 +209,7 @@ def write_results(config, points: Sequence, finished: Mapping) -> None:
         f"{config.attack_steps} steps; {CONTROL}: the best of these candidates for the target, before any search",
     }
     # which part and whether only a table was asked for changes nothing that stands in it
-    argv = [word for word in sys.argv if not word.startswith(("--part", "--table"))]
+    argv = [word for word in sys.argv if not word.startswith(ELSEWHERE)]
     table = format_table(rows, missing, format_command(argv, config.world), told, Cell(config.centre))
     with clear_errors(config.out, ValueError):
         config.out.mkdir(parents=True, exist_ok=True)
