@@ -47,15 +47,16 @@ def choose_start(
     if prior and math.prod(shape) <= MOST_KEPT:
         file = cache.find_place(f"candidates-{prior[:16]}-{config.psi}-{seed}-{len(pool)}")
     kept = cache.recall(file, "pictures", shape, torch.uint8) if file else None
+    wanted = file is not None and kept is None
 
-    def score(rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(rows: slice) -> tuple[torch.Tensor | None, torch.Tensor]:
         pictures = draw_candidates(generator, pool[rows], config) if kept is None else kept[rows].to(identities.device)
         scores = score_candidates(access, goal, pictures, identities)
         on_scored(rows.stop, len(pool))
-        return pictures.cpu(), scores
+        return pictures.cpu() if wanted else None, scores  # a copy waits for the device
 
     pictures, scores = zip(*batch.over(len(pool), score), strict=True)
-    if file and kept is None:
+    if wanted:
         cache.keep(file, "pictures", torch.cat(pictures))
     return pool[best_per_identity(torch.cat(scores, 1), config.restarts)]
 

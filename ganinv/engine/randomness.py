@@ -37,7 +37,8 @@ class Streams:
         if missing > 0:
             missing = max(missing, AHEAD)
             fresh = torch.stack([torch.rand(missing, generator=generator) for generator in self.generators])
-            self.ahead = torch.cat([self.ahead, fresh.to(self.device)], 1)
+            fresh = fresh.pin_memory() if self.device.type == "cuda" else fresh  # what is pinned is copied while work goes on
+            self.ahead = torch.cat([self.ahead, fresh.to(self.device, non_blocking=True)], 1)
         return self.ahead
 
     def advance(self, draws: Draws) -> None:

@@ -75,9 +75,7 @@ def check_engine(options) -> None:
 def check_weights(world: str, own: Mapping[str, str], wanted: Mapping[str, str]) -> None:
     """Raises: ValueError where a node's weights, role -> SHA-256, are not those of the machine that asks."""
     if other := sorted(role for role in {*own, *wanted} if own.get(role) != wanted.get(role)):
-        raise ValueError(
-            f"expected the same weights of the world {world} on every node, got another {other[0]}"
-        )
+        raise ValueError(f"expected the same weights of the world {world} on every node, got another {other[0]}")
 
 
 def spread_cells(options, make: Make, cells: Mapping[Hashable, Sequence[str]], folder: Path, *, gpu: bool = False) -> None:
