@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,7 +38,8 @@ JUDGED = (2, 6)  # users: what does not grow with them cancels
 class Costs:
     """What one worker was measured to need. start: seconds until a worker can be asked; send: seconds to copy the
     networks in memory; size: their bytes; candidate: seconds for one candidate; step: for one view of one sample, forward and
-    backward; final: for one view in the final choice; verdict: (seconds whatever the users, seconds for each)."""
+    backward; final: for one view in the final choice; verdict: (seconds whatever the users, for each in one process, and
+    for each by whichever worker is free)."""
 
     resolution: int
     start: float
@@ -47,7 +48,7 @@ class Costs:
     candidate: float
     step: float
     final: float
-    verdict: tuple[float, float]
+    verdict: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,8 @@ class Plan:
 
     @property
     def worker_hours(self) -> float:
-        """Returns what is paid for: the workers until the search ends, then one process for the verdict."""
-        held = self.workers * (self.seconds - self.phases["verdict"])
-        return (held + self.phases["verdict"]) / 3600
+        """Returns what is paid for: the workers until the report is there."""
+        return self.workers * self.seconds / 3600
 
     @property
     def bottleneck(self) -> str:
@@ -126,16 +126,37 @@ def time_start() -> float:
     return time.perf_counter() - began
 
 
-def time_verdict(world: World) -> tuple[float, float]:
-    """Returns the seconds of a verdict whatever the users, and for each."""
-    seconds = []
+class Timed:
+    """Workers without a cluster, who take turns here. seconds: that their units took."""
+
+    count, seconds = 1, 0.0
+
+    def hold(self, recipe: Callable[[], object], memory: int = 0, prepare: Callable[[], object] = lambda: None) -> None:
+        """Says what every worker is built from."""
+        self.worker = recipe()
+
+    def run(
+        self, units: Mapping[Hashable, tuple], on_wait: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Hashable, object]]:
+        """Yields (key, value) of units."""
+        for key, (method, *arguments) in units.items():
+            began = time.perf_counter()
+            value = getattr(self.worker, method)(*arguments)
+            self.seconds += time.perf_counter() - began
+            yield key, value
+
+
+def time_verdict(world: World) -> tuple[float, float, float]:
+    """Returns the seconds of a verdict whatever the users, for each in one process, and for each by any worker."""
+    here, spread_out = [], []
     for users in JUDGED:
         result = LatentAttack(steps=0, candidates=8, restarts=1, final_transforms=1)(world.prior, world.target, range(users))
-        began = time.perf_counter()
-        judge(result, world.target, world=world)
-        seconds.append(time.perf_counter() - began)
-    each = max(0.0, (seconds[1] - seconds[0]) / (JUDGED[1] - JUDGED[0]))
-    return max(0.0, seconds[0] - each * JUDGED[0]), each
+        workers, began = Timed(), time.perf_counter()
+        judge(result, world.target, world=world, workers=workers)
+        here.append(time.perf_counter() - began - workers.seconds)
+        spread_out.append(workers.seconds)
+    each, each_out = (max(0.0, (more - few) / (JUDGED[1] - JUDGED[0])) for few, more in (here, spread_out))
+    return max(0.0, here[0] + spread_out[0] - (each + each_out) * JUDGED[0]), each, each_out
 
 
 def count_bytes(*networks: nn.Module) -> int:
@@ -163,7 +184,7 @@ def simulate(costs: Costs, users: int, workers: int, *, config: AttackConfig = L
             "transfer": costs.send * 2 + workers * costs.size * 8 / bandwidth,
             "candidates": spread([size * costs.candidate for size in slices], workers),
             "search": spread([size * time_user(costs, config) for size in parts], workers),
-            "verdict": costs.verdict[0] + users * costs.verdict[1],
+            "verdict": costs.verdict[0] + users * (costs.verdict[1] + costs.verdict[2] / workers),
         },
     )
 
