@@ -21,6 +21,7 @@ from ganinv.engine import cluster
 from ganinv.engine.cluster import ATTEMPTS, RayWorkers
 from ganinv.errors import FaultError
 from ganinv.reports.report_file import read_report
+from tests.nodes import add_node, open_cluster
 from tests.test_spread import CONFIG, equal
 from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main
 from tests.toys import toy_world
@@ -33,12 +34,7 @@ STORE = 100 * 2**20  # bytes of each node's object store
 @pytest.fixture(scope="module")
 def nodes():
     """Yields a cluster: a head without CPUs, and two nodes of one."""
-    from ray.cluster_utils import Cluster
-
-    small = {"object_store_memory": STORE}
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
-    for _ in range(2):
-        found.add_node(num_cpus=1, **small)
+    found = open_cluster(object_store_memory=STORE)
     yield found
     found.shutdown()
 
@@ -148,7 +144,7 @@ def test_who_needs_workers_first_meets_what_was_wrong():
 
 
 def test_the_work_of_a_node_that_goes_is_done_by_the_others(nodes, tmp_path):
-    node = nodes.add_node(num_cpus=1)
+    node = add_node(nodes)
     with RayWorkers(nodes.address, 3) as workers:
         workers.hold(make_recipe(tmp_path))
         found, units = {}, {n: ("double", n) for n in range(40)}

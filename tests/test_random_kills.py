@@ -17,6 +17,7 @@ from ganinv.attack.spread import Spread
 from ganinv.commands import latent_attack
 from ganinv.engine.cluster import RayWorkers
 from ganinv.reports.report_file import read_report
+from tests.nodes import add_node, open_cluster
 from tests.test_spread import CONFIG, equal
 from tests.tiny_world import BRIEF, NAME, USERS, make_tiny_world, register, run_main
 from tests.toys import toy_world
@@ -33,11 +34,7 @@ PARTS = 2 * OTHERS + 2  # users of the attack in which they die
 @pytest.fixture
 def nodes():
     """Yields a cluster: a head without CPUs, and two nodes of one."""
-    from ray.cluster_utils import Cluster
-
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(2):
-        found.add_node(num_cpus=1)
+    found = open_cluster()
     yield found
     found.shutdown()
 
@@ -76,7 +73,7 @@ def test_an_attack_whose_workers_and_nodes_die_gives_the_bits_of_one_process(nod
             os.kill(chance.choice(list_workers(node)), signal.SIGKILL)
         else:
             nodes.remove_node(node, allow_graceful=False)
-            nodes.add_node(num_cpus=1)
+            add_node(nodes)
         killed.append((kinds[len(killed)], done))
 
     with RayWorkers(nodes.address, 2) as workers:

@@ -83,6 +83,15 @@ def test_batches_are_the_same_wherever_they_are_looked_at():
     assert torch.equal(work.see(other, pictures).embeddings, found.embeddings)  # of whom nobody was told
 
 
+def test_no_more_is_sent_at_a_time_than_fits(monkeypatch):
+    monkeypatch.setattr("ganinv.judging.work.MOST", 3 * 8 * 8 * 20)  # numbers of twenty pictures
+    work = Work((), {"face": lambda pictures: pictures.mean((1, 2, 3))}, Copied())
+    pictures = torch.rand(64, 3, 8, 8)
+    work.prepare([("face", pictures, LOOKED), ("face", pictures, LOOKED)])
+    assert work.workers.built == 2 and len(work.ahead) == 4  # of which two fit; the second time all is known
+    assert torch.equal(torch.cat(work.over("face", pictures, LOOKED)), pictures.mean((1, 2, 3)))
+
+
 def test_units_are_of_one_function_and_about_as_long():
     keys = [(PROJECT, bytes([row])) for row in range(3)] + [("see 0", bytes([row])) for row in range(9)]
     batches = {key: torch.zeros(LOOKED if key[0] == PROJECT else QUICK // 8, 1) for key in keys}

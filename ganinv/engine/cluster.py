@@ -156,7 +156,7 @@ class RayWorkers:
                 host, _, port = place.rpartition(":")
                 socket.create_connection((host, int(port)), ANSWER_S).close()
             self.ray.init(address=self.address or "local", **options)
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # of Ray too, which raises nothing narrower where a node does not start
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(
                 f"expected a Ray cluster at {self.address or 'this machine'}, got {line}; start one with ray start --head"

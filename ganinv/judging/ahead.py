@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 
 import torch
 
@@ -47,13 +48,12 @@ def look_ahead(
     work, shown = recognitions.work, [images, *controls.values()]
     changes = ["", *MILD]
     work.prepare(
-        [
-            *ask_recognizers(assets, recognitions, changes),
-            (PROJECT, recognitions.images[""], LOOKED),
-            (FACE, recognitions.images[""], LOOKED),
-            *ask_about_users(assets, reader, shown, identities, means),
-            *ask_about_photos(assets, work),
-        ]
+        chain(
+            [(PROJECT, recognitions.images[""], LOOKED), (FACE, recognitions.images[""], LOOKED)],
+            ask_recognizers(assets, recognitions, changes),
+            ask_about_users(assets, reader, shown, identities, means),
+            ask_about_photos(assets, work),
+        )
     )
     if assets.truth is not None:
         assets.truth.found.update({key: value for (name, key), value in work.ahead.items() if name == ESTIMATE})

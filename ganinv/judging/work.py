@@ -21,6 +21,7 @@ PROJECT, FACE, ESTIMATE = "project", "face", "estimate"
 LOOKED = 16  # pictures a batch where each takes long: enough that a call is mostly arithmetic, few enough to spread
 UNIT = {PROJECT: LOOKED, FACE: LOOKED}  # pictures of one unit; of the others, which take milliseconds, QUICK
 QUICK = 4 * BATCH
+MOST = 2**28  # numbers that are sent before the answers are awaited: 1 GB
 
 Call = tuple[str, torch.Tensor]  # a function's name, and the batch that it is asked about
 
@@ -98,13 +99,23 @@ class Work:
         """Has workers find what functions will say: of (name, pictures, batch's size), in any order."""
         if self.workers is None:
             return
-        batches = {
-            (name, digest(part)): part.cpu().clone()  # a view would be sent with all that it is a view of
-            for name, pictures, size in calls
-            for part in pictures.split(size)
-            if name in self.functions
-        }
-        units = {keys: ("answer", [(key[0], batches[key]) for key in keys]) for keys in group(batches) if keys}
+        batches: dict[tuple[str, bytes], torch.Tensor] = {}
+        waiting = 0
+        for name, pictures, size in calls:
+            for part in pictures.split(size) if name in self.functions else ():
+                key = name, digest(part)
+                if key not in self.ahead:
+                    batches[key] = part.cpu().clone()  # a view would be sent with all that it is a view of
+                    waiting += part.numel()
+                if waiting > MOST:
+                    self.look(batches)
+                    batches, waiting = {}, 0
+        if batches:
+            self.look(batches)
+
+    def look(self, batches: Mapping[tuple[str, bytes], torch.Tensor]) -> None:
+        """Has workers find what functions say of batches, by (name, digest)."""
+        units = {keys: ("answer", [(key[0], batches[key]) for key in keys]) for keys in group(batches)}
         for keys, values in self.workers.run(units):
             self.ahead |= {key: value for key, value in zip(keys, values, strict=True) if value is not None}
 
