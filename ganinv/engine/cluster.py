@@ -183,11 +183,11 @@ class RayWorkers:
             self.dismiss()
         self.stale, self.prepare = list(self.seats), prepare
         self.memory = memory if tight else 0
-        try:
-            with self.clear_full_store():
+        with self.clear_full_store():
+            try:
                 self.recipe = self.ray.put(recipe)
-        except (TypeError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"expected networks that can be sent to a worker, got one that cannot ({error})") from error
+            except (TypeError, AttributeError, RuntimeError) as error:
+                raise ValueError(f"expected networks that can be sent to a worker, got one that cannot ({error})") from error
 
     @contextmanager
     def clear_full_store(self) -> Iterator[None]:
