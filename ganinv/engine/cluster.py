@@ -24,7 +24,7 @@ import ganinv
 from ganinv.errors import FaultError
 
 ATTEMPTS = 3  # workers that may die at one unit before it counts as the unit's fault
-PATIENCE_S = 60.0  # for a worker to start where none is running
+PATIENCE_S = 180.0  # for a worker to start where none is running
 POLL_S = 1.0  # between looks at whether a signal came
 ANSWER_S = 5.0  # for a named cluster to answer
 
@@ -221,7 +221,8 @@ class RayWorkers:
         running: dict[Any, tuple[Any, Hashable]] = {}  # reference -> the worker and its unit
         idle, patience, began = [seat for seat in self.seats if seat not in self.stale], PATIENCE_S, None
         while self.stale:
-            starting[self.build(self.stale[-1])] = self.stale.pop()
+            seat = self.stale.pop()
+            starting[self.build(seat)] = seat
         while waiting or running:
             while waiting and idle:
                 began = began or time.perf_counter()
