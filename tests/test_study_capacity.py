@@ -168,7 +168,7 @@ def test_cells_made_by_workers_are_those_of_one_process(tiny, monkeypatch):
             assert found["per_identity"] == here["methods"][name]["per_identity"]
         (weights,) = Path("spread/targets").glob(f"{Cell(**there['cell'])}-*/target.safetensors")
         assert there["provenance"]["weights"]["target"]["sha256"] == hash_file(weights)
-    assert Path("out/table.md").read_text() == table.replace("--work=work", "--work=spread")
+    assert Path("out/table.md").read_text() == table.replace("--out=out\n", "--out=out --work=spread\n")
 
 
 @pytest.mark.parametrize(
