@@ -49,6 +49,9 @@ def test_a_world_is_made_of_templates_thresholds_and_references_and_no_photo(tmp
 
     own = load_assets("worlds/mine", device=torch.device("cpu"), target="dlib", gallery="photos/users", prior=False)
     assert [judge.name for judge in own.judges] == ["sface"] and own.target.num_identities == USERS
+    options = {"target": "dlib", "gallery": "photos/users", "identities": (0, 1), "prior": False}
+    named_alike = load_assets("worlds/mine", device=torch.device("cpu"), photos="photos/users", **options)  # of one's own
+    assert len(named_alike.references.photos) == sum(map(len, list_people("photos/users").values()))
 
 
 def test_users_are_enrolled_in_a_network_that_was_trained_here(tmp_path, monkeypatch, capsys):

@@ -77,7 +77,9 @@ def load_assets(
     else:
         model = world.load(target) if target else world.target
         names = check_names(names or (read_identities(target) if target else ()), model.num_identities)
-    known = not (target or gallery) or world.knows(target, identities, names)
+    # whoever has users of the same names as the world's, and a folder of their photos, means these
+    others = bool(photos) and not (Path(photos) / world.users).is_dir()
+    known = not (target or gallery) or (not others and world.knows(target, identities, names))
     prior_file = find_checkpoint(generator or world.spec("prior")) if prior else None
     prior_model = None if not prior else world.load_fitting_prior(str(prior_file)) if generator else world.prior
     chosen = [world.find_judge(judge) for judge in judges]
