@@ -69,7 +69,7 @@ def test_a_stopped_audit_says_that_the_same_command_goes_on_and_it_does(monkeypa
 
 def test_an_audit_names_users_whose_search_did_not_move(monkeypatch, capsys):
     words = [f"--world={NAME}", "--identities=0-2", "--steps=1", "--wandb=disabled", "--device=cpu", "--out=runs/all"]
-    monkeypatch.setattr(Attack, "collect", lambda self, first: replace(_collect(self, first), stuck=(0, 2)))
+    monkeypatch.setattr(Attack, "collect", lambda self, *given: replace(_collect(self, *given), stuck=(0, 2)))
     assert run_main(monkeypatch, command, *words) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "class score: The search did not move for user 0, user 2: the picture is the one that it began with" in said

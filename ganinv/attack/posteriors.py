@@ -13,6 +13,7 @@ import torch
 
 from ganinv.attack.config import Optim
 from ganinv.attack.searchers import SEARCHERS, Adam, draw_normals, falling_rate
+from ganinv.engine import descent
 from ganinv.engine.randomness import Draws
 
 HOTTER = 10.0  # times the temperature at the first step; from halfway on it is the temperature itself
@@ -64,12 +65,12 @@ class Gaussian(Adam):
 
     def __init__(self, parameters: list[torch.Tensor], optim: Optim, steps: int):
         start = math.log(optim.sigma)
-        self.spreads = [torch.full_like(parameter.detach(), start).requires_grad_() for parameter in parameters]
+        self.spreads = [torch.full_like(parameter.detach(), start) for parameter in parameters]
         super().__init__(parameters, optim, steps)
 
-    def build(self) -> torch.optim.Optimizer:
+    def build(self) -> descent.Adam:
         """Returns the optimiser of means and logarithms of spreads."""
-        return torch.optim.Adam([*self.parameters, *self.spreads], self.optim.lr, betas=self.optim.betas)
+        return descent.Adam([*self.parameters, *self.spreads], self.optim.lr, self.optim.betas)
 
     def ask(self, step: int, rows: torch.Tensor, draws: Draws) -> Iterator[list[torch.Tensor]]:
         """Yields a draw."""
@@ -84,21 +85,21 @@ class Gaussian(Adam):
     @torch.no_grad()
     def tell(self, step: int, rows: torch.Tensor, losses: torch.Tensor, gradients: list[torch.Tensor] | None) -> None:
         """Moves means and spreads; at the last step the samples go to a draw."""
-        slopes = []
+        slopes, widths = [], []
         for mean, spread, noise, gradient in zip(self.parameters, self.spreads, self.noise, gradients, strict=True):
             slope = gradient / self.optim.temperature
             wide = torch.zeros_like(spread)
             wide[rows] = slope[rows] * spread[rows].exp() * noise
-            spread.grad = wide + (2 * spread).exp() - 1  # of the energy, then of |x|^2 / 2 and of the entropy
+            widths.append(wide + (2 * spread).exp() - 1)  # of the energy, then of |x|^2 / 2 and of the entropy
             slopes.append(slope + mean)
-        super().tell(step, rows, losses, slopes)
+        super().tell(step, rows, losses, [*slopes, *widths])
         if step == self.steps - 1:
             for parameter, values in zip(self.parameters, self.draw(rows), strict=True):
                 parameter[rows] = values
 
     def state_dict(self) -> dict:
         """Returns the optimiser's moments, and the spreads."""
-        return {"adam": self.optimizer.state_dict(), "spreads": [spread.detach() for spread in self.spreads]}
+        return {"adam": self.optimizer.state_dict(), "spreads": list(self.spreads)}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Goes on from what state_dict gave."""
