@@ -138,6 +138,31 @@ def test_workers_that_start_ahead_serve_one_recipe_after_the_other(nodes, tmp_pa
         assert len(pids[0]) == 2 and pids[0] == pids[1]  # the same processes, built anew
 
 
+STAYS = """
+import sys
+sys.path.insert(0, {root!r})
+from ganinv.engine.cluster import RayWorkers
+
+with RayWorkers(count=1, ahead=True) as workers:
+    count = workers.count  # the cluster is there, and its thread has nothing more to do
+    node = workers.ray._private.worker._global_node
+    raylet = node.all_processes["raylet"][0].process
+    try:
+        raylet.wait(5)
+        print("Dead")
+    except Exception:
+        print("Alive")
+    workers.hold(lambda: str)
+    print(*dict(workers.run({{0: ("capitalize", "7")}})).values())
+"""
+
+
+def test_a_cluster_that_was_started_ahead_stays(tmp_path):
+    script = STAYS.format(root=str(Path(__file__).resolve().parents[1]))
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300)
+    assert ended.stdout.split() == ["Alive", "7"], ended.stderr
+
+
 def test_who_needs_workers_first_meets_what_was_wrong():
     with RayWorkers("127.0.0.1:1", ahead=True) as workers, pytest.raises(ValueError, match="expected a Ray cluster at"):
         workers.hold(dict)

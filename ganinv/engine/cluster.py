@@ -91,6 +91,7 @@ class RayWorkers:
         self.recipe: Any = None
         self.memory = self.reserved = 0
         self.opening: Future = Future()
+        self.closed = threading.Event()
 
     def __enter__(self) -> RayWorkers:
         self.ray = import_ray()  # here: the first import of ray belongs into the main thread
@@ -101,7 +102,10 @@ class RayWorkers:
         return self
 
     def open_ahead(self) -> None:
-        """Opens the cluster and starts workers, in a thread of its own."""
+        """Opens the cluster and starts workers, in a thread of its own, which lives as long as they are needed.
+
+        Linux ends the processes of a cluster of this machine with the thread that started them, not with its process.
+        """
         try:
             count = self.open()
             while len(self.seats) < count:
@@ -110,6 +114,7 @@ class RayWorkers:
             self.opening.set_result(count)
         except BaseException as error:  # for whoever waits
             self.opening.set_exception(error)
+        self.closed.wait()
 
     @property
     def count(self) -> int:
@@ -136,6 +141,7 @@ class RayWorkers:
     def __exit__(self, *_: object) -> None:
         wait([self.opening])  # what it raised whoever needed the cluster has met
         self.close()
+        self.closed.set()
 
     def close(self) -> None:
         """Ends the workers, and the cluster where it was started here."""
