@@ -80,11 +80,11 @@ class CallableRecognizer(Enrollable, nn.Module):
 def are_embeddings(answer: torch.Tensor) -> bool:
     """Says whether rows [N,C] all have length 1, or another one though they differ.
 
-    Probabilities are none, of which one that is sure has length 1 too.
+    Probabilities are none, of which one that is sure has length 1 too; nor are rows of zeros, as of a head not yet trained.
     """
     norms, sums = answer.float().norm(dim=1), answer.sum(1)
     ones = torch.ones_like(norms)
-    if answer.shape[1] < 2 or (answer.min() >= 0 and torch.allclose(sums.float(), ones, atol=1e-3)):
+    if answer.shape[1] < 2 or norms.min() < SMALLEST or (answer.min() >= 0 and torch.allclose(sums.float(), ones, atol=1e-3)):
         return False
     differ = len(answer) > 1 and F.cosine_similarity(answer[:1].float(), answer[1:].float()).min() < ALIKE
     return torch.allclose(norms, ones, atol=1e-3) or bool(differ and torch.allclose(norms, norms.mean(), rtol=1e-3))
@@ -104,7 +104,7 @@ NARROW = 0.2  # of logits, which may be small of an untrained network; cosines a
 ALIKE = 0.99  # of two answers' cosine: of an untrained network, all have nearly one length
 EMBEDDING_SIZES = (128, 256, 512)  # of face recognizers; as numbers of users they are rare
 FARTHEST = 4.0  # squared distance of two embeddings of length 1
-SMALLEST = 1e-12  # a probability below it is taken for it: its logarithm must stay finite
+SMALLEST = 1e-12  # a probability below it is taken for it: its logarithm must stay finite; a length below it is none
 OUTPUTS = ("logits", "probabilities", "cosines", "distances", "embeddings")  # what a network's one tensor is
 
 

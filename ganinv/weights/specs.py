@@ -59,14 +59,17 @@ def find_root(file: Path) -> tuple[Path, str]:
 
 @contextmanager
 def importable(folder: Path) -> Iterator[None]:
-    """Looks for modules in a folder first, and last once the work is done: what the code imports later is found too."""
-    arguments, place = sys.argv, str(folder)
-    sys.argv = arguments[:1]
+    """Looks for modules in a folder first, and last once the work is done: what the code imports later is found too.
+
+    No byte code is left beside them: a folder of the user's stays as it was.
+    """
+    arguments, place, writes_none = sys.argv, str(folder), sys.dont_write_bytecode
+    sys.argv, sys.dont_write_bytecode = arguments[:1], True
     sys.path.insert(0, place)
     try:
         yield
     finally:
-        sys.argv = arguments
+        sys.argv, sys.dont_write_bytecode = arguments, writes_none
         sys.path.remove(place)
         if place not in sys.path:
             sys.path.append(place)
