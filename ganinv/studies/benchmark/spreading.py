@@ -17,7 +17,7 @@ ENGINES = {
     "one worker": ("--engine=ray", "--workers=1"),
     "two workers": ("--engine=ray", "--workers=2"),
 }
-USERS, TOGETHER = 20, 5  # four parts: two for each of two workers
+USERS, TOGETHER = 40, 5  # eight parts: four for each of two workers
 QUICK = ("--steps=2", "--candidates=8", "--restarts=1", "--final-transforms=1")
 MAIN = "from ganinv.commands.latent_attack import main; main()"
 HEAD = "| by | in all | attack | search alone | verdict | users a second of search | times one worker | the same report |"
