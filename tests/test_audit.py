@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,14 @@ import pytest
 
 import ganinv
 from ganinv.attack.invert import Attack
+from ganinv.cli.composed import list_options
+from ganinv.cli.help import format_help
 from ganinv.commands import audit as command
 from ganinv.studies import attack_run, audit
+from ganinv.studies.attack_options import RunOptions
 from tests.tiny_world import NAME, make_tiny_world, register, run_main
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +82,7 @@ def test_an_audit_names_users_whose_search_did_not_move(monkeypatch, capsys):
     assert "The search did not move for user 0, user 2" in Path("runs/all/audit.html").read_text()
     report = json.loads(Path("runs/all/class-score/report.json").read_text())
     assert report["stuck"] == [0, 2] and len(report["remarks"]) == 1
+    assert report["steps"] == 1 and "because it had only 1 step." in report["remarks"][0] and "it had only 1 step." in said
     shown = report["queries"]
     assert shown["per_identity"].keys() == {"0", "1", "2"}
     assert shown["shared"] + sum(shown["per_identity"].values()) == report["cost"]["images_evaluated"]
@@ -94,6 +101,14 @@ def test_an_audit_from_python_is_printed_and_kept(world):
     assert str(found).startswith("search: The search did not move for any of the users")  # in one step
     assert "\nDoes it leak?" in str(found)
     assert (found.save("runs/mine") / "search" / "report.html").is_file() and Path("runs/mine/audit.html").is_file()
+
+
+def test_an_audit_says_the_same_as_an_attack_of_every_option_that_both_have():
+    audits, attacks = ({row[0]: row[1:] for row in list_options(one)} for one in (command.Audit, RunOptions))
+    assert {name for name in audits.keys() & attacks if audits[name] != attacks[name]} == {"--out"}
+    forms = re.findall(r"^\| `([^`]+)`", (ROOT / "docs/recognizers.md").read_text(encoding="utf-8"), re.MULTILINE)
+    shown = format_help(command.Audit)
+    assert "torchvision:NAME:FILE" in forms and "torchvision:NAME:FILE, my_model.py:build, dlib, FILE.onnx" in shown
 
 
 def test_a_gallery_is_attacked_by_its_templates_too():

@@ -24,8 +24,8 @@ class Audit:
     """
 
     world: str = "synthetic"  # name or folder: prior, target, judges and references that belong together
-    identities: str = "0-9"  # users to reconstruct, such as 0-4,9
-    target: str = ""  # FILE.safetensors, dlib, facenet:NAME, FILE.onnx, file.py:factory, ...; "": the world's
+    identities: str = "0-9"  # users to reconstruct, such as 0-4,9; of five no p can be below 0.06
+    target: str = ""  # torchvision:NAME:FILE, my_model.py:build, dlib, FILE.onnx, ... (docs/recognizers.md); "": the world's
     gallery: str = ""  # users to enrol in a target that embeds: a folder of photos, or .safetensors, .npz, .json
     threshold: float | None = None  # of the gallery, a cosine or a distance; None: the network's own
     classes: str = ""  # file with the users' names in the order that numbers them; "": the card's, or the folders' order

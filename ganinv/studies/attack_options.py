@@ -24,7 +24,7 @@ class RunOptions:
     out: str = ""  # the run folder; "": runs/<method>-<world>-<NNN>
     wandb: str = "offline"  # offline | online | disabled
     wandb_artifacts: bool = False  # log report, configuration and latents as an artifact too
-    target: str = ""  # FILE.safetensors, facenet:NAME, FILE.onnx, ... (docs/recognizers.md); "": the world's
+    target: str = ""  # torchvision:NAME:FILE, my_model.py:build, dlib, FILE.onnx, ... (docs/recognizers.md); "": the world's
     gallery: str = ""  # users to enrol in a target that embeds: a folder of photos, or .safetensors, .npz, .json
     templates: str = ""  # stored templates to reach, a file as for --gallery, in place of the target's; --goal=template
     threshold: float | None = None  # of the gallery, a cosine or a distance; None: the network's own
