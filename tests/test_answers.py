@@ -158,6 +158,15 @@ def test_who_did_not_move_is_said_first_and_queries_by_user(capsys):
     assert found["What was attacked"][1].endswith("by number: 0 (Ada), 1 (Bob)")
     assert "for any of the users:" in answers.write_remarks(report | {"stuck": [0, 1]})[0]
     assert answers.write_remarks(make_run()) == []  # of an earlier version
+    assert "\n9 s of attack, 100 pictures shown to the target (3 to 4 for each user); then 1 s for the verdict" in out
+
+
+def test_a_short_search_is_the_likely_reason_that_it_did_not_move():
+    report = make_run() | {"stuck": [1]}
+    for steps, said, left in ((1, "only 1 step.", "direction"), (9, "only 9 steps.", "direction"), (10, "direction", "only")):
+        (remark,) = answers.write_remarks(report | {"steps": steps})
+        assert said in remark and left not in remark and "This says nothing of the recognizer" in remark
+    assert "gave no direction" in answers.write_remarks(report)[0]  # of an earlier version, which kept no steps
 
 
 def test_the_end_of_a_run_is_the_verdict_the_page_and_ten_lines(capsys):

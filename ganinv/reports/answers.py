@@ -19,6 +19,7 @@ CONTROLS = {  # a control's name -> what it is, in a sentence
     "another user's photo": "photos of another user",
 }
 ANSWERS = {SHOWN: "Yes", SUGGESTED: "Perhaps"}
+SHORT = 10  # steps: a rehearsal; what a search cannot do in fewer says nothing about where it would have gone
 HEADINGS = {  # the first answer -> the report's heading
     "shown": "The recognizer gives its users away",
     "suggested": "Signs that the recognizer gives its users away, from too few users to be sure",
@@ -48,11 +49,23 @@ def write_remarks(report: Mapping) -> list[str]:
         who = name_users(report, stuck)
         who = "any of the users" if len(stuck) == len(report["identities"]) else who
         remarks.append(
-            f"The search did not move for {who}: the picture is the one that it began with, but for traces that nobody sees, "
-            "since the target gave no direction there or was content at once. This says nothing of the recognizer; try "
-            "another attack or objective."
+            f"The search did not move for {who}: the picture is the one that it began with, but for traces that nobody "
+            f"sees, {explain_stuck(report.get('steps'))}"
         )
     return remarks
+
+
+def explain_stuck(steps: int | None) -> str:
+    """Returns why a search of so many steps did not move, and what to do. steps: None where an earlier version kept none."""
+    if steps is not None and steps < SHORT:
+        return (
+            f"most likely because it had only {count(steps, 'step')}. This says nothing of the recognizer; let it search "
+            "for longer (--steps)."
+        )
+    return (
+        "since the target gave no direction there or was content at once. This says nothing of the recognizer; try another "
+        "attack or objective."
+    )
 
 
 def name_users(report: Mapping, identities: Sequence[int], word: str = "user ") -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 MOST_NAMES = 1000  # in a report
-BESIDE = ("stuck", "names", "photo_check")  # entries that are no judgement
+BESIDE = ("stuck", "steps", "names", "photo_check")  # entries that are no judgement
 
 
 def build_report(
@@ -76,8 +76,9 @@ def name_counts(queries: Mapping) -> dict[str, int]:
 
 
 def describe_search(result: AttackResult) -> dict:
-    """Returns the entry "stuck": users whom the search did not move."""
-    return {"stuck": [int(identity) for identity in result.stuck]}
+    """Returns the entries "stuck", users whom the search did not move, and "steps", how many it could take."""
+    steps = {} if result.config is None else {"steps": result.config.steps}
+    return {"stuck": [int(identity) for identity in result.stuck]} | steps
 
 
 def describe_target(names: Sequence[str], identities: Sequence[int], check: PhotoCheck | None) -> dict:

@@ -27,6 +27,7 @@ SHAPE = {  # of what readers of a report look at beside the metrics; keys that c
     "goal?": (str, None),
     "remarks?": [str],
     "stuck?": [WHOLE],
+    "steps?": WHOLE,
     "names?": {"*": str},
     "queries?": ({"per_identity?": {"*": WHOLE}}, None),
 }
@@ -59,8 +60,8 @@ def check_report(report: object, file: str | Path) -> dict:
     headline, controls and ceiling (see judging.controls), judges (see judging.independence), pictures (see Verdict),
     type_i, sets, factors, memory, leak and selection (see judging.leak), sar (see judging.success), attributes (see
     judging.attributes), verdict (sentences), goal (of the search: class, template or None), queries (see
-    Queries.describe, or None), stuck (see describe_search), names (number -> name of a user), photo_check (see PhotoCheck),
-    remarks (sentences); those from files on may be missing.
+    Queries.describe, or None), stuck and steps (see describe_search), names (number -> name of a user), photo_check (see
+    PhotoCheck), remarks (sentences); those from files on may be missing.
     leak, selection, sar and attributes are {"absent": reason} where nobody can say.
     A metric is in summary and in all of per_identity, or in absent; the numbers of cost are all None where cost is absent.
     Raises: ValueError naming the file and the first key that breaks it.

@@ -36,7 +36,8 @@ def list_numbers(report: Mapping) -> list[str]:
         ends.append(textwrap.shorten(line, WIDTH - 1, placeholder=" ..."))
     spent = ""
     if cost["seconds"] is not None:
-        spent = f"{cost['seconds']:.0f} s, {cost['images_evaluated']} pictures shown to the target{count_queries(report)}, "
+        spent = f"{cost['seconds']:.0f} s of attack, "
+        spent += f"{cost['images_evaluated']} pictures shown to the target{count_queries(report)}; then "
     ends.append(f"{spent}{cost.get('verdict_seconds') or 0:.0f} s for the verdict")
     names = [name for name, metric in CATALOGUE.items() if metric.printed and name in report["summary"]]
     return [describe_metric(name, report["summary"][name]) for name in names[: MOST_LINES - len(ends)]] + ends
