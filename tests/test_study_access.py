@@ -76,6 +76,14 @@ def test_seeds_stand_beside_each_other_and_what_was_not_judged_says_so():
     assert searched[0]["distance"] is None and curves.format_csv({("cnn", "scores"): searched}).count("cnn,scores,10") == 1
 
 
+def test_a_user_whom_nothing_is_accepted_as_has_failed_when_all_pictures_are_shown(tmp_path, monkeypatch):
+    monkeypatch.setitem(plan.ATTACKERS, "decisions", replace(SMALL["decisions"], queries=(20, 500)))
+    found = recover_templates(make_bench(tmp_path, threshold=1e-3), plan.Cell("decisions", 0))
+    assert found[500]["failed"] == list(USERS)
+    assert found[500]["asked"] == dict.fromkeys(USERS, 200)  # the bench has no more pictures
+    assert found[500]["templates"].isfinite().all() and not found[500]["templates"].equal(found[20]["templates"])
+
+
 def test_an_audit_shows_a_study_that_lies_in_its_folder(tmp_path):
     assert show_ladder(tmp_path) == {}
     points = {"10": make_point([False, False]), "64": make_point([True, False], 64)}

@@ -256,7 +256,7 @@ class DecisionHunt:
                     self.belief.reconsider()
         if not self.accepted:
             raise FaultError(
-                f"none of {queries} pictures was accepted as user {self.identity}, so that no boundary was found; ask for "
+                f"none of {len(self.shown)} pictures was accepted as user {self.identity}, so that no boundary was found; ask for "
                 "more, or show other pictures"
             )
         self.belief.reconsider(2)

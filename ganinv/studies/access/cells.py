@@ -176,9 +176,10 @@ def recover_by_decisions(bench: Bench, cell: Cell, pool: Pool) -> dict[int, dict
 
 def recover_user(bench: Bench, attacker: Attacker, pool: Pool, user: int, seed: int) -> dict:
     """Returns {"templates" {queries: [D]}, "spent", "failed"} of one user."""
-    queries, seen = Queries(bench.assets.target.num_identities), {}
+    queries, seen, latest = Queries(bench.assets.target.num_identities), {}, []
 
     def look(identity: int, asked: int, template: Callable) -> None:
+        latest[:] = [template]
         if asked in attacker.queries:
             seen[asked] = torch.from_numpy(template()).float()
 
@@ -188,8 +189,8 @@ def recover_user(bench: Bench, attacker: Attacker, pool: Pool, user: int, seed: 
             seed=seed, blends=bench.blends, on_query=look, enough=Recovery().enough,
         ).templates[0]  # fmt: skip
         failed = False
-    except FaultError:  # nothing was accepted
-        last, failed = seen[attacker.queries[-1]], True
+    except FaultError:  # nothing was accepted, maybe of all the pictures that there are
+        last, failed = torch.from_numpy(latest[0]()).float(), True
     templates = {count: seen.get(count, last) for count in attacker.queries}
     return {"templates": templates, "spent": int(queries.each[user]), "failed": failed}
 
