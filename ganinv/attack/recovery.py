@@ -256,8 +256,8 @@ class DecisionHunt:
                     self.belief.reconsider()
         if not self.accepted:
             raise FaultError(
-                f"none of {len(self.shown)} pictures was accepted as user {self.identity}, so that no boundary was found; ask for "
-                "more, or show other pictures"
+                f"none of {len(self.shown)} pictures was accepted as user {self.identity}, so that no boundary was found; "
+                "ask for more, or show other pictures"
             )
         self.belief.reconsider(2)
         return self.frame.finish(self.belief)
