@@ -163,9 +163,14 @@ def test_who_did_not_move_is_said_first_and_queries_by_user(capsys):
 
 def test_a_short_search_is_the_likely_reason_that_it_did_not_move():
     report = make_run() | {"stuck": [1]}
-    for steps, said, left in ((1, "only 1 step.", "direction"), (9, "only 9 steps.", "direction"), (10, "direction", "only")):
+    for steps, said, direction, longer in (
+        (1, "most likely because it had only 1 step.", False, True), (9, "only 9 steps.", False, True),
+        (10, "perhaps because it had only 10 steps, or since the target gave no", True, True),
+        (100, "sees, since the target", True, False),
+    ):  # fmt: skip
         (remark,) = answers.write_remarks(report | {"steps": steps})
-        assert said in remark and left not in remark and "This says nothing of the recognizer" in remark
+        assert said in remark and "This says nothing of the recognizer" in remark
+        assert ("direction" in remark, "for longer (--steps)" in remark) == (direction, longer)
     assert "gave no direction" in answers.write_remarks(report)[0]  # of an earlier version, which kept no steps
 
 

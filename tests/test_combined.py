@@ -29,7 +29,8 @@ def test_the_worst_attack_stands_first_and_the_unknown_last():
     first, second, last = write_combined(rows)
     assert "Yes: the worst of 6 attacks, template, gives away all 10 users (95 % interval 69 % to 100 %)" in first
     assert second == "To whom? It is shown for attackers who hold embeddings, scores, gradients." and "may find more" in last
-    assert "Not shown with 10 users" in write_combined(rows[4:])[0]
+    assert "Not shown with 10 users: the worst of 2 attacks, pixels, gives away 0 of 10" in write_combined(rows[4:])[0]
+    assert "Not shown with 10 users: each of 2 attacks gives away 0 of 10 users" in write_combined([rows[4], rows[4]])[0]
     assert "Not answered: no judge" in write_combined(rows[5:])[0]
 
 

@@ -141,7 +141,7 @@ def read_stored(
     """Returns what the target stores, attribute -> ceiling, and attribute -> what is read off what is stored [T,b]."""
     probe = find_probe(assets, "target")
     if probe is None:
-        absent["ceiling"] = "needs a probe of the target, fitted on public people with these weights: see probe.py"
+        absent["ceiling"] = "needs a probe of the target's weights, which probe.py fits on public people (docs/attributes.md)"
         return "", {}, {}
     try:
         rows, name = find_stored(assets.target)

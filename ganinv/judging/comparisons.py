@@ -23,7 +23,7 @@ DECISION_FAR = 1e-2  # the share of other users' photos that a judge would take 
 def closed_set(seen: Recognition | None, role: str) -> torch.Tensor:
     """Returns the logits [N,C]. Raises: AbsentError without a recognition or of one user; ValueError without logits."""
     if seen is None:
-        raise AbsentError("needs a judge that was trained on the target's users; this world has none")
+        raise AbsentError("needs a judge that was trained on the target's users; there is none")
     if seen.logits is None:
         raise ValueError(f"expected a {role} with logits over the users, got an open-set recognizer")
     if seen.logits.shape[1] == 1:
@@ -51,9 +51,9 @@ def for_owners(
     Raises: AbsentError without the judge, or without references of an owner.
     """
     if seen is None or judge is None:
-        raise AbsentError("needs another judge (one that saw the users, or one that did not); this world has none")
+        raise AbsentError("needs the judge of this number, trained on the users or never; there is none")
     if references is None or judge.name not in references.embeddings:
-        raise AbsentError(f"needs references embedded by the judge {judge.name}; this world has none")
+        raise AbsentError(f"needs references embedded by the judge {judge.name}; there are none")
     rows, person = references.embeddings[judge.name].cpu(), references.person.cpu()
     theirs = {owner: rows[person == owner] for owner in owners.unique().tolist()}
     if missing := [owner for owner, photos in theirs.items() if not len(photos)]:

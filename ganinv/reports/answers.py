@@ -19,7 +19,7 @@ CONTROLS = {  # a control's name -> what it is, in a sentence
     "another user's photo": "photos of another user",
 }
 ANSWERS = {SHOWN: "Yes", SUGGESTED: "Perhaps"}
-SHORT = 10  # steps: a rehearsal; what a search cannot do in fewer says nothing about where it would have gone
+SHORT = (10, 100)  # steps: with fewer than the first a search can go nowhere; no attack's own number is below the second
 HEADINGS = {  # the first answer -> the report's heading
     "shown": "The recognizer gives its users away",
     "suggested": "Signs that the recognizer gives its users away, from too few users to be sure",
@@ -57,15 +57,12 @@ def write_remarks(report: Mapping) -> list[str]:
 
 def explain_stuck(steps: int | None) -> str:
     """Returns why a search of so many steps did not move, and what to do. steps: None where an earlier version kept none."""
-    if steps is not None and steps < SHORT:
-        return (
-            f"most likely because it had only {count(steps, 'step')}. This says nothing of the recognizer; let it search "
-            "for longer (--steps)."
-        )
-    return (
-        "since the target gave no direction there or was content at once. This says nothing of the recognizer; try another "
-        "attack or objective."
-    )
+    why, cure = "since the target gave no direction there or was content at once", "try another attack or objective"
+    if steps is not None and steps < SHORT[1]:
+        few = f"because it had only {count(steps, 'step')}"
+        why = f"most likely {few}" if steps < SHORT[0] else f"perhaps {few}, or {why}"
+        cure = "let it search for longer (--steps)" + ("" if steps < SHORT[0] else f", or {cure}")
+    return f"{why}. This says nothing of the recognizer; {cure}."
 
 
 def name_users(report: Mapping, identities: Sequence[int], word: str = "user ") -> str:

@@ -68,8 +68,8 @@ def write_attributes(report: Mapping) -> str:
         if source != PICTURES
     ]
     text += "".join(f", {line}" for line in beside)
-    how = "means of what tuning people show" if not found["calibrated"] else f"not calibrated, {found['calibrated']}"
-    return f"{text} ({how}; taken for true: {found['truth']})."
+    how = "as calibrated on other people" if not found["calibrated"] else f"not calibrated, {found['calibrated']}"
+    return f"{text} (0 % is guessing, less is worse than guessing; {how}; taken for true: {found['truth']})."
 
 
 def write_unknown(found: Mapping) -> str:

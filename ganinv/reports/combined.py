@@ -85,7 +85,10 @@ def write_combined(rows: Sequence[AttackRow]) -> list[str]:
     shown = [row for row in rows if row.answer == SHOWN]
     answer = ANSWERS.get(worst.answer, f"Not shown with {worst.given_away['n']} users")
     found = f"{count_hits(worst.given_away)} ({describe_interval(worst.given_away)})"
-    sentences = [f"Does it leak? {answer}: the worst of {len(rows)} attacks, {worst.attack}, gives away {found}."]
+    said = f"the worst of {len(rows)} attacks, {worst.attack}, gives away {found}"
+    if len(rows) > 1 and not any(row.given_away is None or row.given_away["hits"] for row in rows):
+        said = f"each of {len(rows)} attacks gives away {found}"
+    sentences = [f"Does it leak? {answer}: {said}."]
     if shown:
         who = ", ".join(dict.fromkeys(row.access for row in shown))
         sentences.append(f"To whom? It is shown for attackers who hold {who}.")
