@@ -1,7 +1,7 @@
 # %% [markdown]
 # # First attack
 #
-# A recognizer knows a hundred people who do not exist. What does it give away of six of
+# A recognizer knows a hundred people who do not exist. What does it give away of ten of
 # them, to somebody who holds the recognizer and none of their photos?
 
 # %%
@@ -15,7 +15,7 @@ from ganinv.worlds.world import render_references
 
 # the tests ask only whether it runs
 QUICK = os.environ.get("GANINV_EXAMPLES") == "quick"
-USERS = range(2 if QUICK else 6)  # with fewer, nothing can be shown
+USERS = range(2 if QUICK else 10)  # with fewer than six, nothing can be shown
 
 # %% [markdown]
 # A *world* holds what belongs together: a recognizer to attack (the target), a
@@ -59,6 +59,6 @@ report = ganinv.judge(result, world.target, world=world)
 print(report)
 
 # %% [markdown]
-# [The verdict](../docs/verdict.md) says what the two answers mean.
-# `report.save("runs/first")` writes the page with all numbers. On the command line the
-# same is `python scripts/latent_attack.py --identities=0-5`.
+# [The verdict](../docs/verdict.md) says what the answers mean.
+# `report.save("runs/first")` writes the page with all numbers. On the command line it is
+# `python scripts/latent_attack.py`, which searches for longer.
