@@ -102,7 +102,7 @@ print(
 )
 
 # %% [markdown]
-# On photographs, with SFace as the judge, see [the
+# On photographs, with SFace and MobileFaceNet as judges, see [the
 # results](../results/faces/README.md). On the command line: `python
 # scripts/latent_attack.py --world=faces --goal=template`, or `--target=dlib
 # --gallery=enrolled` with users of yours.

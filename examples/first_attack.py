@@ -60,5 +60,5 @@ print(report)
 
 # %% [markdown]
 # [The verdict](../docs/verdict.md) says what the answers mean.
-# `report.save("runs/first")` writes the page with all numbers. On the command line it is
-# `python scripts/latent_attack.py`, which searches for longer.
+# `report.save("runs/first")` writes the page with all numbers. On the command line
+# `python scripts/latent_attack.py` does the same, and searches for longer.
