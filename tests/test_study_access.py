@@ -71,7 +71,9 @@ def test_seeds_stand_beside_each_other_and_what_was_not_judged_says_so():
     table = curves.format_table(named, {("dlib", "distances"): curves.find_limits(rows)})
     assert "not judged" in table and "1, 2 of 2" in table and "none tried" in table
     assert curves.format_csv(named).splitlines()[2].endswith(",2,1 2")
-    assert curves.draw_curves(named).axes[1].get_ylim()[1] > 1
+    distance, given_away, names = curves.draw_curves(named).axes
+    assert distance.lines[0].get_ydata().tolist() == [0.4, 0.1]  # the point that was not judged, too
+    assert given_away.lines[0].get_ydata().tolist() == [0.5] and names.lines[0].get_ydata().tolist() == [1.0]
     searched = curves.gather({"10": [{key: value for key, value in make_point([True]).items() if key != "distance"}]})
     assert searched[0]["distance"] is None and curves.format_csv({("cnn", "scores"): searched}).count("cnn,scores,10") == 1
 

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from ganinv.studies.access.plan import ATTACKERS
 from ganinv.studies.access.records import FOLDER, list_records
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 HEAD = (
@@ -173,32 +175,52 @@ def format_csv(rows: Mapping[Curve, Sequence[Mapping]]) -> str:
 
 
 def draw_curves(rows: Mapping[Curve, Sequence[Mapping]]) -> Figure:
-    """Returns two panels over queries a user: how far recovered templates are off, and the share of users given away."""
+    """Returns a row of three panels for each target, over queries a user.
+
+    How far recovered templates are off, the share of users given away with its interval, and that of users whom judges
+    name, their mean; the first seed.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for number, (curve, of) in enumerate(rows.items()):
-        style, words = {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4]}, say(rows, curve)
-        measured = [row for row in of if row["queries"] and row["distance"] is not None]
-        asked = [row["queries"] for row in measured]
-        if measured:
-            left.plot(asked, [max(row["distance"], 1e-3) for row in measured], marker="o", ms=3, label=words, **style)
-        judged = [row for row in of if row["judged"]]
-        shares = [row["given_away"][0] / row["users"] for row in judged]
-        if [row["queries"] for row in judged] == [0]:
-            right.axhline(shares[0], ls=":", color=style["color"], label=words)
-            continue
-        ends = [exact_interval(row["given_away"][0], row["users"]) for row in judged]
-        bars = [[max(0.0, abs(share - end[side])) for share, end in zip(shares, ends, strict=True)] for side in (0, 1)]
-        counts = [row["queries"] for row in judged]
-        right.errorbar(counts, shares, bars if counts else None, marker="o", ms=3, capsize=2, label=words, **style)
-    left.set(xscale="log", yscale="log", xlabel="queries a user", ylabel="distance of the recovered template")
-    right.set(xscale="log", xlabel="queries a user", ylabel="share of users given away", ylim=(-0.03, 1.03))
-    for axes in (left, right):
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=6)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
+    targets = list(dict.fromkeys(target for target, _ in rows))
+    figure = Figure(figsize=(13, 3 * len(targets)), layout="constrained")
+    for panels, target in zip(figure.subplots(len(targets), 3, squeeze=False, sharex=True), targets, strict=True):
+        curves = {curve: of for curve, of in rows.items() if curve[0] == target}
+        for number, (curve, of) in enumerate(curves.items()):
+            style = {"color": f"C{number % 10}", "ls": ("-", "--", ":", "-.")[number // 10 % 4], "label": say(rows, curve)}
+            draw_curve(panels, of, style)
+        ylabels = ("distance of the recovered template", "share of users given away", "share of users named")
+        for axes, ylabel in zip(panels, ylabels, strict=True):
+            axes.set(xscale="log", ylabel=ylabel)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(alpha=0.3)
+            axes.tick_params(labelbottom=True)
+        for axes in panels[1:]:
+            axes.set_ylim(-0.03, 1.03)
+        panels[0].set_yscale("log")
+        panels[0].set_visible(bool(panels[0].lines))  # class scores recover no template
+        panels[2].legend(*panels[1].get_legend_handles_labels(), fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1))
+    for axes in panels:
+        axes.set_xlabel("queries a user")
     return figure
+
+
+def draw_curve(panels: Sequence[Axes], rows: Sequence[Mapping], style: Mapping) -> None:
+    """Draws one attacker into the three panels of its target."""
+    distance, given_away, named = panels
+    measured = [row for row in rows if row["queries"] and row["distance"] is not None]
+    if measured:
+        off = [max(row["distance"], 1e-3) for row in measured]
+        distance.plot([row["queries"] for row in measured], off, marker="o", ms=3, **style)
+    judged = [row for row in rows if row["judged"]]
+    shares = [row["given_away"][0] / row["users"] for row in judged]
+    names = [mean(counts[0] for counts in row["named"].values()) / row["users"] for row in judged]
+    counts = [row["queries"] for row in judged]
+    if counts == [0]:
+        given_away.axhline(shares[0], **style | {"ls": ":"})
+        named.axhline(names[0], **style | {"ls": ":"})
+        return
+    ends = [exact_interval(row["given_away"][0], row["users"]) for row in judged]
+    bars = [[max(0.0, abs(share - end[side])) for share, end in zip(shares, ends, strict=True)] for side in (0, 1)]
+    given_away.errorbar(counts, shares, bars if counts else None, marker="o", ms=3, capsize=2, **style)
+    named.plot(counts, names, marker="o", ms=3, **style)
