@@ -12,7 +12,7 @@ from torch import nn
 from ganinv.priors.loading import load_generator
 from ganinv.priors.stylegan2_pytorch import StyleGAN2PyTorch, build_networks
 from ganinv.priors.stylegan2_pytorch_files import load_checkpoint, save_prior
-from ganinv.priors.stylegan2_pytorch_form import run_generator
+from ganinv.priors.stylegan2_pytorch_form import SLOPE, Activation, run_generator
 from ganinv.worlds.world import PRETRAINED
 
 ARCHITECTURES = {
@@ -38,6 +38,19 @@ def make_networks(**architecture) -> tuple[nn.Module, nn.Module]:
             block.to_noise1.weight.normal_()
             block.to_noise2.weight.normal_()
     return mapping, synthesis
+
+
+def test_the_activation_has_the_gradients_of_its_formula_and_theirs():
+    torch.manual_seed(0)
+    places = torch.randn(1, 4, 2, dtype=torch.float64)
+    y, noise = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 2, 2), (2, 2, 3)))
+
+    def run(y, noise):
+        return Activation.apply(y.clone(memory_format=torch.channels_last), places, noise)
+
+    expected = nn.functional.leaky_relu(y + (places @ noise).transpose(1, 2).view_as(y), SLOPE)
+    assert torch.allclose(run(y, noise), expected, atol=1e-12)
+    assert torch.autograd.gradcheck(run, (y, noise)) and torch.autograd.gradgradcheck(run, (y, noise))
 
 
 def make_checkpoint(path, mapping, synthesis, **changes):

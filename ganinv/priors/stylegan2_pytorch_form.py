@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 SLOPE = 0.2  # of every leaky ReLU
+CHANNELS_LAST = torch.channels_last
 
 
 @dataclass(frozen=True)
@@ -145,20 +146,34 @@ def run_conv(
         x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
     y = F.conv2d(x, form.weight, padding=form.weight.shape[2] // 2)
     norm = (gain.square() @ form.energy + form.epsilon).sqrt()
-    return add_and_activate(y, form.places, form.noise * norm[:, None]), 1 / norm
+    y = y.to(form.places.dtype, memory_format=CHANNELS_LAST)  # autocast may have chosen another
+    return Activation.apply(y, form.places, (form.noise * norm[:, None]).to(form.places.dtype)), 1 / norm
 
 
-def add_and_activate(y: torch.Tensor, places: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Returns leaky_relu(y + places [1 or N,H*W,K] @ noise [N,K,F]), [N,F,H,W], in the memory of y, which nobody else reads.
+class Activation(torch.autograd.Function):
+    """leaky_relu(y + places [1 or N,H*W,K] @ noise [N,K,F]), [N,F,H,W], in the memory of y, which nobody else reads.
 
     As a matrix product that adds to y: one pass over the features, and one in the gradient, where the sum of a noise map
-    and its product with a number per sample take two and three, slowly, over rows of F.
+    and its product with a number per sample take two and three, slowly, over rows of F. torch's own gradient of what is
+    changed through a view copies all of it four times.
     """
-    count, _, height, width = y.shape
-    with torch.autocast(y.device.type, enabled=False):
-        rows = y.permute(0, 2, 3, 1).flatten(1, 2).to(places.dtype)
-        rows = F.leaky_relu_(rows.baddbmm_(places.expand(count, -1, -1), noise.to(places.dtype)), SLOPE)
-    return rows.view(count, height, width, -1).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def forward(ctx, y: torch.Tensor, places: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        ctx.mark_dirty(y)
+        with torch.autocast(y.device.type, enabled=False):
+            rows = y.permute(0, 2, 3, 1).flatten(1, 2)  # a view: y is channels last
+            F.leaky_relu_(rows.baddbmm_(places.expand(len(y), -1, -1), noise), SLOPE)
+        ctx.save_for_backward(y, places)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, torch.Tensor]:
+        y, places = ctx.saved_tensors
+        with torch.autocast(y.device.type, enabled=False):
+            gradient = torch.ops.aten.leaky_relu_backward(gradient.contiguous(memory_format=CHANNELS_LAST), y, SLOPE, True)
+            rows = gradient.permute(0, 2, 3, 1).flatten(1, 2)
+            return gradient, None, torch.bmm(places.expand(len(y), -1, -1).transpose(1, 2), rows)
 
 
 def attend(attention: nn.Module, x: torch.Tensor) -> torch.Tensor:
