@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ganinv.judging.robustness import MILD, Projection, ProjectionSearch, pyramid_distance, with_projection
+from ganinv.judging.robustness import (
+    MILD,
+    Projection,
+    ProjectionSearch,
+    count_together,
+    pyramid_distance,
+    with_projection,
+)
 from tests.toys import toy_world
 
 
@@ -53,6 +60,11 @@ def test_a_projection_is_the_same_twice_and_for_a_picture_alone(projected):
     project, images, found = projected
     assert torch.equal(found, project(images))
     assert torch.allclose(found[4], project(images[4:5])[0], atol=0.01)
+
+
+@pytest.mark.parametrize("side, together", [(64, 40), (96, 17), (128, 16), (1024, 16)])
+def test_large_pictures_are_projected_few_at_a_time(side, together):
+    assert count_together(torch.empty(50, 3, side, side, device="meta")) == together
 
 
 def test_a_projection_stays_within_the_bounds_of_the_prior():

@@ -11,7 +11,7 @@ import torch
 from ganinv.errors import Absent
 from ganinv.judging.readers import Reader
 from ganinv.judging.recognitions import RecognitionCache
-from ganinv.judging.robustness import MILD, PROJECTION, Projection
+from ganinv.judging.robustness import MILD, PROJECTION, Projection, count_together
 from ganinv.judging.verdict import find_judge
 from ganinv.judging.work import ESTIMATE, FACE, LOOKED, PROJECT, Work, Workers
 from ganinv.metrics.faces import detect_faces
@@ -45,11 +45,11 @@ def look_ahead(
 
     What is not told here is found later, in this process; what is told and never asked is lost time, and nothing else.
     """
-    work, shown = recognitions.work, [images, *controls.values()]
+    work, plain, shown = recognitions.work, recognitions.images[""], [images, *controls.values()]
     changes = ["", *MILD]
     work.prepare(
         chain(
-            [(PROJECT, recognitions.images[""], LOOKED), (FACE, recognitions.images[""], LOOKED)],
+            [(PROJECT, plain, count_together(plain)), (FACE, plain, LOOKED)],
             ask_recognizers(assets, recognitions, changes),
             ask_about_users(assets, reader, shown, identities, means),
             ask_about_photos(assets, work),

@@ -8,7 +8,7 @@ import torch
 
 from ganinv import images as image_convention
 from ganinv.interfaces import AbsentError, Recognition, Recognizer
-from ganinv.judging.robustness import MILD, PROJECTION, Change
+from ganinv.judging.robustness import MILD, PROJECTION, Change, count_together
 from ganinv.judging.work import LOOKED, PROJECT, Work
 
 
@@ -67,7 +67,8 @@ class RecognitionCache:
                 raise AbsentError("needs a prior to project pictures through; this world has none")
             plain = self.images[""]
             spread = change == PROJECTION and PROJECT in self.work.functions
-            self.images[change] = torch.cat(self.work.over(PROJECT, plain, LOOKED)) if spread else self.changes[change](plain)
+            parts = self.work.over(PROJECT, plain, count_together(plain)) if spread else [self.changes[change](plain)]
+            self.images[change] = torch.cat(parts)
         return self.images[change]
 
 

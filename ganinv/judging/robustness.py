@@ -79,7 +79,7 @@ class Projection:
         self.whitening: Whitening = fit_whitening(generator, device=torch.device(device), count=2000)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.project(part) for part in images.split(32)])
+        return torch.cat([self.project(part) for part in images.split(count_together(images))])
 
     def project(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the projection of one batch."""
@@ -100,6 +100,11 @@ class Projection:
     def describe(self) -> dict:
         """Returns the settings, as a report states them."""
         return {"space": "w_plus", "distance": "squared pixels over a pyramid of halved sides", **asdict(self.search)}
+
+
+def count_together(images: torch.Tensor) -> int:
+    """Returns how many of images [N,3,R,R] are projected at once: as many as a search steps with at 64 px, fewer of more."""
+    return max(16, 40 * 64**2 // images.shape[-2:].numel())
 
 
 def pyramid_distance(images: torch.Tensor, others: torch.Tensor, levels: int) -> torch.Tensor:
