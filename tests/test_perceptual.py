@@ -1,6 +1,7 @@
 """Both LPIPS against the definition, and their weights files against accidents. No network."""
 
 import hashlib
+import urllib.error
 
 import pytest
 import torch
@@ -131,6 +132,22 @@ def test_no_network_is_absent(imagenet_file, tmp_path, monkeypatch):
     monkeypatch.delenv("GANINV_OFFLINE")
     with pytest.raises(interfaces.AbsentError, match="cannot download it .* copy it there"):
         perceptual.lpips_imagenet()
+
+
+def test_a_server_that_cannot_be_reached_is_waited_for_once_a_minute(imagenet_file, monkeypatch):
+    asked, now = [], [100.0]
+
+    def refuse(url, timeout):
+        asked.append(now[0])
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(perceptual.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(perceptual.time, "monotonic", lambda: now[0])
+    monkeypatch.delenv("GANINV_OFFLINE")
+    for now[0] in (100.0, 110.0, 159.0, 161.0, 200.0):
+        with pytest.raises(interfaces.AbsentError, match="no route"):
+            perceptual.find_trunk_file()
+    assert asked == [100.0, 161.0]
 
 
 @pytest.mark.parametrize("spoil", ["missing", "shape", "extra"])

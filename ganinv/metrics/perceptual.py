@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Mapping
@@ -27,6 +29,8 @@ TRUNK_FILE = "alexnet-owt-7be5be79.pth"
 TRUNK_SHA256 = "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02"
 SMALLEST_SIDE = 31  # below it AlexNet's second pooling has nothing left
 CONNECT_TIMEOUT_S = 5.0  # a machine without network says so in seconds, not minutes
+ASK_AGAIN_S = 60.0  # and is not waited for by each of the metrics that one report asks for
+unreachable: dict[Path, tuple[float, OSError]] = {}  # when, and why the download's server was not
 
 
 class PerceptualDistance:
@@ -160,11 +164,16 @@ def find_trunk_file() -> Path:
             return path
     if os.environ.get("GANINV_OFFLINE") == "1":
         raise AbsentError(f"needs {TRUNK_FILE} in {path.parent}: copy it there, or unset GANINV_OFFLINE to download it")
-    try:
-        download(path)
-    except OSError as error:  # URLError and timeouts are OSErrors
-        raise AbsentError(f"needs {TRUNK_FILE} in {path.parent} and cannot download it ({error}): copy it there") from error
-    return path
+    when, error = unreachable.get(path, (0.0, None))
+    if error is None or time.monotonic() - when > ASK_AGAIN_S:
+        try:
+            download(path)
+            return path
+        except OSError as failed:  # URLError and timeouts are OSErrors
+            error = failed
+            if isinstance(error, (urllib.error.URLError, TimeoutError)):
+                unreachable[path] = (time.monotonic(), error)
+    raise AbsentError(f"needs {TRUNK_FILE} in {path.parent} and cannot download it ({error}): copy it there") from error
 
 
 def download(path: Path) -> None:

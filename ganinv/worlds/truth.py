@@ -79,7 +79,7 @@ def load_regressor(path: str | Path, device: torch.device | str = "cpu") -> Fact
     model = FactorRegressor(str(card.get("architecture")), size)
     tensors, _ = read_tensors(path)
     model.load_state_dict(check_tensors(tensors, model.state_dict(), path))
-    return model.eval().requires_grad_(False).to(device)
+    return model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
 @torch.no_grad()
