@@ -149,13 +149,13 @@ class Timed:
 def time_verdict(world: World) -> tuple[float, float, float]:
     """Returns the seconds of a verdict whatever the users, for each in one process, and for each by any worker."""
     here, spread_out = [], []
-    for users in JUDGED:
+    for users in (JUDGED[0], *JUDGED):  # the first reads photos that the others find read: a cost whatever the users
         result = LatentAttack(steps=0, candidates=8, restarts=1, final_transforms=1)(world.prior, world.target, range(users))
         workers, began = Timed(), time.perf_counter()
         judge(result, world.target, world=world, workers=workers)
         here.append(time.perf_counter() - began - workers.seconds)
         spread_out.append(workers.seconds)
-    each, each_out = (max(0.0, (more - few) / (JUDGED[1] - JUDGED[0])) for few, more in (here, spread_out))
+    each, each_out = (max(0.0, (of[2] - of[1]) / (JUDGED[1] - JUDGED[0])) for of in (here, spread_out))
     return max(0.0, here[0] + spread_out[0] - (each + each_out) * JUDGED[0]), each, each_out
 
 
