@@ -13,18 +13,21 @@ from ganinv.attack.config import AttackConfig, Optim
 from ganinv.commands import benchmark
 from ganinv.errors import FaultError
 from ganinv.studies.benchmark import plan, spreading
-from ganinv.studies.benchmark.plan import Costs, format_plans, format_time, simulate, spread, time_user
+from ganinv.studies.benchmark.plan import Costs, format_plans, format_time, simulate, spread, time_part
 from tests.tiny_world import run_main
 
-COSTS = Costs(64, start=5.0, send=0.5, size=125_000_000, candidate=0.01, step=0.1, final=0.02, verdict=(10.0, 0.3, 0.4))
+COSTS = Costs(
+    64, start=5.0, send=0.5, size=125_000_000, candidate=0.01, call=0.05, step=0.1, final=0.02, verdict=(10.0, 0.3, 0.4)
+)
 CONFIG = AttackConfig(
     steps=10, candidates=400, restarts=4, keep=1, final_transforms=5, together=2, optim=Optim(transforms=2, halve_at=(0.5,))
 )
 
 
-def test_a_users_time_counts_the_samples_that_are_left():
+def test_the_time_of_users_counts_the_samples_that_are_left_and_each_step_once():
     # 5 steps with 4 samples and 5 with 2, two views each; 5 views of each of the 2 in the end
-    assert time_user(COSTS, CONFIG) == pytest.approx(0.1 * 2 * (5 * 4 + 5 * 2) + 0.02 * 5 * 2)
+    assert time_part(COSTS, CONFIG, 1) == pytest.approx(0.05 * 10 + 0.1 * 2 * (5 * 4 + 5 * 2) + 0.02 * 5 * 2)
+    assert time_part(COSTS, CONFIG, 3) == pytest.approx(3 * time_part(COSTS, CONFIG, 1) - 2 * 0.05 * 10)
 
 
 def test_units_go_to_the_worker_that_is_free_first():
@@ -35,9 +38,9 @@ def test_units_go_to_the_worker_that_is_free_first():
 
 def test_a_plan_is_the_sum_of_its_phases():
     found = simulate(COSTS, 5, 2, config=CONFIG, bandwidth=1e9)
-    user = time_user(COSTS, CONFIG)
+    search = time_part(COSTS, CONFIG, 2) + time_part(COSTS, CONFIG, 1)
     # parts of 2, 2 and 1 users on two workers; slices of 200 candidates; one gigabit for each worker
-    expected = {"start": 5.0, "transfer": 1.0 + 2.0, "candidates": 2.0, "search": 3 * user, "verdict": 12.5}
+    expected = {"start": 5.0, "transfer": 1.0 + 2.0, "candidates": 2.0, "search": search, "verdict": 12.5}
     assert found.phases == pytest.approx(expected)
     assert found.seconds == pytest.approx(sum(expected.values())) and found.bottleneck == "search"
     assert found.worker_hours == pytest.approx(2 * found.seconds / 3600)

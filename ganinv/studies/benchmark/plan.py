@@ -36,16 +36,17 @@ JUDGED = (2, 6)  # users: what does not grow with them cancels
 
 @dataclass(frozen=True)
 class Costs:
-    """What one worker was measured to need. start: seconds until a worker can be asked; send: seconds to copy the
-    networks in memory; size: their bytes; candidate: seconds for one candidate; step: for one view of one sample, forward and
-    backward; final: for one view in the final choice; verdict: (seconds whatever the users, for each in one process, and
-    for each by whichever worker is free)."""
+    """What one worker was measured to need. start: seconds until a worker can be asked; send: seconds to copy the networks in
+    memory; size: their bytes; candidate: seconds for one candidate; call: for a step whatever its samples; step: for one
+    view of one sample more, forward and backward; final: for one view in the final choice; verdict: (seconds whatever the
+    users, for each in one process, and for each by whichever worker is free)."""
 
     resolution: int
     start: float
     send: float
     size: int
     candidate: float
+    call: float
     step: float
     final: float
     verdict: tuple[float, float, float]
@@ -86,8 +87,15 @@ def measure_costs(world: World, resolution: int, device: torch.device) -> Costs:
     began = time.perf_counter()
     copy.deepcopy((generator, target))
     send = time.perf_counter() - began
-    candidate, step, final = time_attack(generator, target, SAMPLES.get(resolution, 1), device)
-    return Costs(resolution, time_start(), send, count_bytes(generator, target), candidate, step, final, time_verdict(world))
+    many = SAMPLES.get(resolution, 1)
+    few = max(1, many // 4)  # as many as halving leaves in the end
+    candidate, most, final = time_attack(generator, target, many, device)
+    least = time_attack(generator, target, few, device)[1] if few < many else most
+    views = LATENT.optim.transforms
+    step = (most - least) / (many - few) / views if few < many else most / many / views
+    call = max(0.0, most - many * views * step)
+    size = count_bytes(generator, target)
+    return Costs(resolution, time_start(), send, size, candidate, call, step, final, time_verdict(world))
 
 
 def draw_prior(resolution: int) -> Generator:
@@ -101,8 +109,7 @@ def draw_prior(resolution: int) -> Generator:
 
 
 def time_attack(generator: Generator, target: Recognizer, samples: int, device: torch.device) -> tuple[float, float, float]:
-    """Returns seconds for a candidate, for a view of a sample in a step, and for a view in the final choice."""
-    views = LATENT.optim.transforms
+    """Returns seconds for a candidate, for a step of so many samples, and for a view in the final choice."""
     config = replace(
         LATENT, steps=STEPS, candidates=4 * samples, restarts=samples, batch=samples, final_transforms=4, log_every=1,
         optim=replace(LATENT.optim, halve_at=()),
@@ -116,7 +123,7 @@ def time_attack(generator: Generator, target: Recognizer, samples: int, device: 
     steps = [after - before for before, after in zip(stepped, stepped[1:], strict=False)]
     candidates = [after - before for before, after in zip(scored, scored[1:], strict=False)]
     final = (ended - stepped[-1]) / (samples * config.final_transforms)
-    return statistics.median(candidates) / samples, statistics.median(steps) / (samples * views), final
+    return statistics.median(candidates) / samples, statistics.median(steps), final
 
 
 def time_start() -> float:
@@ -149,8 +156,9 @@ class Timed:
 def time_verdict(world: World) -> tuple[float, float, float]:
     """Returns the seconds of a verdict whatever the users, for each in one process, and for each by any worker."""
     here, spread_out = [], []
+    attack = LatentAttack(steps=0, candidates=JUDGED[-1] * LATENT.restarts, final_transforms=1)
     for users in (JUDGED[0], *JUDGED):  # the first reads photos that the others find read: a cost whatever the users
-        result = LatentAttack(steps=0, candidates=8, restarts=1, final_transforms=1)(world.prior, world.target, range(users))
+        result = attack(world.prior, world.target, range(users))
         workers, began = Timed(), time.perf_counter()
         judge(result, world.target, world=world, workers=workers)
         here.append(time.perf_counter() - began - workers.seconds)
@@ -183,21 +191,22 @@ def simulate(costs: Costs, users: int, workers: int, *, config: AttackConfig = L
             "start": costs.start,
             "transfer": costs.send * 2 + workers * costs.size * 8 / bandwidth,
             "candidates": spread([size * costs.candidate for size in slices], workers),
-            "search": spread([size * time_user(costs, config) for size in parts], workers),
+            "search": spread([time_part(costs, config, size) for size in parts], workers),
             "verdict": costs.verdict[0] + users * (costs.verdict[1] + costs.verdict[2] / workers),
         },
     )
 
 
-def time_user(costs: Costs, config: AttackConfig) -> float:
-    """Returns the seconds of one user's search and final choice, on one worker."""
-    left, samples, before, views = config.restarts, 0.0, 0.0, config.optim.transforms
+def time_part(costs: Costs, config: AttackConfig, users: int) -> float:
+    """Returns the seconds of the search and final choice of users who are searched together, on one worker."""
+    left, before, seconds = config.restarts, 0.0, 0.0
     for share in (*config.optim.halve_at, 1.0):
-        samples += (share - before) * left
+        step = costs.call + users * left * config.optim.transforms * costs.step
+        seconds += (share - before) * config.steps * step
         before = share
         if share < 1.0:
             left = max(config.keep, math.ceil(left / 2))
-    return config.steps * views * samples * costs.step + left * config.final_transforms * costs.final
+    return seconds + users * left * config.final_transforms * costs.final
 
 
 def list_sizes(count: int, most: int) -> list[int]:
