@@ -275,6 +275,8 @@ def test_a_trial_that_outlived_the_sweep_is_neither_run_twice_nor_lost(monkeypat
     record = read_records()[0]  # as if the sweep had been killed while its trial went on
     command = [sys.executable, "-c", "import time; time.sleep(60)", "--out=runs/sweep-sweep/trial-001"]
     with subprocess.Popen(command) as process:
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():  # empty for a moment after it has begun
+            pass
         Path("runs/sweep-sweep/trials.jsonl").write_text(json.dumps(record | {"pid": process.pid}) + "\n")
         capsys.readouterr()
         assert run(monkeypatch, "sweep.yaml", "--count=1", "--defaults=False") == 2

@@ -280,7 +280,7 @@ def test_a_single_identity_has_no_interval():
     [
         ({"references": None}, {"identity_similarity", "identity_similarity_judge"}, "needs references embedded by"),
         ({"references": None}, {"lpips", "lpips_face"}, "needs reference photos: pass --photos DIR"),
-        ({"judges": (JUDGE,)}, {"identity_similarity"}, "needs another judge"),
+        ({"judges": (JUDGE,)}, {"identity_similarity"}, "needs the judge of this number"),
         ({"judges": (VERIFIER,)}, {"judge_score", "judge_rank", "acc_at_1", "acc_at_5"}, "trained on the target"),
         ({"face_trunk": None}, {"lpips_face"}, "trunk trained on faces"),
         (
