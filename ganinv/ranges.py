@@ -61,6 +61,8 @@ RANGES = {
     "TrainGan.steps": "[1, 1e9]",
     "TrainGan.batch": "[1, 1e6]",
     "TrainGan.seed": "[0, 9223372036854775807]",
+    "RefinePrior.steps": "[1, 1e9]",
+    "RefinePrior.batch": "[2, 1e6]",
     "GanTraining.steps": "[1, 1e9]",
     "GanTraining.batch": "[1, 1e6]",
     "RecognizerTraining.steps": "[1, 1e9]",

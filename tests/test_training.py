@@ -21,7 +21,7 @@ from ganinv.photos import Photos, list_people, load_photos
 from ganinv.priors.stylegan2_pytorch_files import load_checkpoint
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import load_recognizer, save_recognizer
-from ganinv.training import discriminators, frozen_features, gan, latents, recipes, recognizer, schedule
+from ganinv.training import discriminators, frozen_features, gan, latents, loop, recipes, recognizer, schedule
 from ganinv.weights.cards import read_card
 from ganinv.worlds.world import World, find_world
 from tests.tiny_world import NAME, register, run_main, write_people
@@ -90,7 +90,7 @@ def train(kind: str, photos: dict[str, Photos], out: Path, **options) -> dict[st
     return model.state_dict()
 
 
-@pytest.mark.parametrize("kind, module", [("gan of pictures", gan), ("gan of features", gan), ("recognizer", recognizer)])
+@pytest.mark.parametrize("kind, module", [("gan of pictures", loop), ("gan of features", loop), ("recognizer", recognizer)])
 @pytest.mark.parametrize("step, before_saving", [(1, False), (2, False), (4, True)])
 def test_a_resumed_training_ends_in_the_same_bits(kind, module, step, before_saving, photos, tmp_path, monkeypatch):
     rows: list[dict] = []
@@ -121,7 +121,7 @@ def test_training_moves_the_weights(photos, tmp_path):
 
 def test_the_discriminator_joins_after_its_share_of_the_steps(photos, tmp_path, monkeypatch):
     states = []
-    monkeypatch.setattr(gan, "save_state", lambda path, state: states.append(copy.deepcopy(state)))
+    monkeypatch.setattr(loop, "save_state", lambda path, state: states.append(copy.deepcopy(state)))
     train("gan of pictures", photos, tmp_path / "a")
     discriminators = [state["D"]["outputs.weight"] for state in states]
     assert torch.equal(discriminators[0], discriminators[1]) and not torch.equal(discriminators[1], discriminators[2])
@@ -137,7 +137,7 @@ def test_a_discriminator_is_heard_after_some_steps_of_its_own(photos, tmp_path, 
             **{**vars(GAN), "steps": 60, "alone": 0.05, "adversarial": adversarial, "save_every_s": 0.0}
         )
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            kill_at(patch, gan, step)
+            kill_at(patch, loop, step)
             gan.train_gan(settings, photos["public"], tmp_path, device=CPU)
         return load_state(tmp_path / "state.safetensors")["G"]
 
@@ -148,7 +148,7 @@ def test_a_discriminator_is_heard_after_some_steps_of_its_own(photos, tmp_path, 
 
 def test_frozen_features_stay_frozen_and_what_looks_at_them_learns(photos, tmp_path, monkeypatch):
     states, networks = [], []
-    monkeypatch.setattr(gan, "save_state", lambda path, state: states.append(copy.deepcopy(state)))
+    monkeypatch.setattr(loop, "save_state", lambda path, state: states.append(copy.deepcopy(state)))
     look = frozen_features.RecognizerFeatures.look
     monkeypatch.setattr(
         frozen_features.RecognizerFeatures,
@@ -337,7 +337,7 @@ def test_costs_add_up():
 
 def test_under_a_clock_steps_phases_and_rates_follow_the_time(photos, tmp_path, monkeypatch):
     clock = itertools.count(0, 3.0)  # every look at the clock is three seconds after the last
-    monkeypatch.setattr(gan.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
     settings = gan.GanTraining(**{**vars(GAN), "steps": 8000, "minutes": 1.0, "save_every_s": 1e9})
     rates = []
     monkeypatch.setattr(gan.Trainer, "set_rates", lambda self, rate: rates.append(rate))

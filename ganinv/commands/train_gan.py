@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
-from ganinv.attack.config import AttackConfig
-from ganinv.commands.measure_prior import find_source, load_networks, load_real, measure, tell_quality
+from ganinv.commands.measure_prior import find_source, load_networks
 from ganinv.commands.opening import open_named
-from ganinv.commands.training_output import claim_output, register_output, shown
-
-MEASURED = 2000  # samples, and as many held-out photos
+from ganinv.commands.training_output import claim_output, describe_cost, hash_pixels, keep_prior, register_output, watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +47,6 @@ class TrainGan:
 
 def run(config: TrainGan) -> None:
     """Trains, writes the averaged weights with their card, and measures them."""
-    from ganinv.priors.loading import load_generator
-    from ganinv.priors.stylegan2_pytorch_files import save_prior
     from ganinv.training.frozen_features import load_features
     from ganinv.training.pictures import load_pictures
     from ganinv.training.recipes import HELD_OUT
@@ -73,14 +66,7 @@ def run(config: TrainGan) -> None:
     trained = train(config, settings, photos, features, device, out)
     card = describe(config, settings, photos, share, trained, device)
     file = out / "prior.safetensors"
-    save_prior(file, trained.weights, card)
-    if networks:
-        generator = load_generator(str(file), device)  # measured as it is kept, rounded
-        real = load_real(source, settings.resolution, MEASURED)
-        card["metrics"] = measure(generator, networks, real, out, (1.0, AttackConfig().psi), settings.seed)
-        save_prior(file, trained.weights, card)
-        for line in tell_quality(card["metrics"]):
-            print(line)
+    keep_prior(file, trained.weights, card, networks, source, device)
     register_output(world, "prior", file)
     print(f"{file}: {card['cost']['pictures_shown']} pictures shown in {card['cost']['seconds']} s")
 
@@ -106,45 +92,27 @@ def choose_settings(config: TrainGan, world, device):
 
 def train(config: TrainGan, settings, photos, features, device, out: Path):
     """Returns the trained prior; shows how long it will take, progress, and sheets of samples."""
-    from ganinv import images
     from ganinv.training.gan import train_gan
 
-    def on_samples(step: int, samples) -> None:
-        images.save(images.grid(samples, 8), out / f"samples-{step:06d}.png", scale=2)
-
-    print(f"{len(photos)} pictures of {len(photos.names)} people; samples in {out} every {settings.sample_every} steps")
-    # under a clock nobody knows how many steps there will be
-    with shown(config, 0 if config.minutes else settings.steps, "prior", out) as on_step:
+    with watched(config, settings, photos, out, "prior") as callbacks:
         return train_gan(
             settings, photos, out, device=device, features=features, resume=config.resume,
-            start=Path(config.start) if config.start else None, on_plan=print_plan, on_step=on_step, on_samples=on_samples,
+            start=Path(config.start) if config.start else None, **callbacks,
         )  # fmt: skip
-
-
-def print_plan(line: str) -> None:
-    """Prints how long a training will take, at once."""
-    print(line, flush=True)
 
 
 def describe(config: TrainGan, settings, photos, share: tuple[float, float], trained, device) -> dict:
     """Returns the card of a trained prior, yet without what it measures."""
-    import torch
-
     from ganinv.weights.cards import describe_photos
 
     public = describe_photos(len(photos), len(photos.names), hash_range=share)
     return {
         "role": "prior",
         "command": cli.name_command("train_gan"),
-        "data": {"public": public, "sha256": hashlib.sha256(photos.pixels.numpy().tobytes()).hexdigest()},
+        "data": {"public": public, "sha256": hash_pixels(photos)},
         "training": dataclasses.asdict(settings),
         "networks": {"critic": config.critic} if config.critic else {},
-        "cost": {
-            "pictures_shown": trained.steps * settings.batch,
-            "seconds": round(trained.seconds),
-            "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
+        "cost": describe_cost(trained, settings, device),
         "seed": settings.seed,
         "metrics": {},
     }

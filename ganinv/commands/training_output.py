@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import hashlib
+import platform
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+MEASURED = 2000  # samples, and as many held-out photos
 
 
 def claim_output(out: Path, weights: Path, *, resume: bool) -> None:
@@ -48,3 +52,60 @@ def shown(config, steps: int, name: str, out: Path) -> Iterator[Callable[[dict],
             log(row)
 
         yield on_step
+
+
+@contextmanager
+def watched(config, settings, photos, out: Path, name: str) -> Iterator[dict]:
+    """Gives the callbacks of a prior's training: how long it will take is printed, progress shown, sheets of samples kept.
+
+    config: of the command; settings: of the training.
+    """
+    from ganinv import images
+
+    def on_samples(step: int, samples) -> None:
+        images.save(images.grid(samples, 8), out / f"samples-{step:06d}.png", scale=2)
+
+    def on_plan(line: str) -> None:
+        print(line, flush=True)
+
+    print(f"{len(photos)} pictures of {len(photos.names)} people; samples in {out} every {settings.sample_every} steps")
+    # under a clock nobody knows how many steps there will be
+    with shown(config, 0 if config.minutes else settings.steps, name, out) as on_step:
+        yield {"on_plan": on_plan, "on_step": on_step, "on_samples": on_samples}
+
+
+def hash_pixels(photos) -> str:
+    """Returns the SHA-256 of the pixels of photos, which a card names."""
+    return hashlib.sha256(photos.pixels.numpy().tobytes()).hexdigest()
+
+
+def describe_cost(trained, settings, device) -> dict:
+    """Returns what a prior's training cost, as its card says it."""
+    import torch
+
+    return {
+        "pictures_shown": trained.steps * settings.batch,
+        "seconds": round(trained.seconds),
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def keep_prior(file: Path, weights: Mapping, card: dict, networks: Mapping, source: Path, device, **options) -> None:
+    """Writes a trained prior with its card, and what networks measure of it, which is printed too.
+
+    networks: by name; of none, nothing is measured. source: of photos, a part of which is held out. options: of save_prior.
+    """
+    from ganinv.attack.config import AttackConfig
+    from ganinv.commands.measure_prior import load_real, measure, tell_quality
+    from ganinv.priors.loading import load_generator
+    from ganinv.priors.stylegan2_pytorch_files import save_prior
+
+    save_prior(file, weights, card, **options)
+    if networks:
+        generator = load_generator(str(file), device)  # measured as it is kept, rounded
+        real = load_real(source, generator.resolution, MEASURED)
+        card["metrics"] = measure(generator, networks, real, file.parent, (1.0, AttackConfig().psi), card["seed"])
+        save_prior(file, weights, card, **options)
+        for line in tell_quality(card["metrics"]):
+            print(line)

@@ -74,6 +74,16 @@ def num_layers(resolution: int) -> int:
     return int(math.log2(resolution) - 1)
 
 
+def lay_on_grey(pictures: torch.Tensor) -> torch.Tensor:
+    """Returns images [N,3,R,R], about [-1,1], of a generator's pictures [N,3 or 4,R,R], about [0,1].
+
+    Those of a transparent prior are laid on mid-grey (0), which favours neither dark nor bright outlines; their alpha is
+    clamped to [0,1].
+    """
+    images = pictures[:, :3] * 2 - 1
+    return images if pictures.shape[1] == 3 else images * pictures[:, 3:].clamp(0, 1)
+
+
 class OlderNorm(nn.Module):
     """The package's ChanNorm as it was before 1.8.8: the deviation plus epsilon divides, no root of the variance plus it."""
 
@@ -152,15 +162,10 @@ class StyleGAN2PyTorch(nn.Module):
         return w[:, None].repeat(1, self.num_ws, 1)
 
     def synthesize(self, w: torch.Tensor) -> torch.Tensor:
-        """Returns images [N,3,R,R], about [-1,1] and not clamped, of w [N,num_ws,w_dim]; differentiable.
-
-        The pictures of a transparent prior are laid on mid-grey (0), which favours neither dark nor bright outlines;
-        their alpha is clamped to [0,1].
-        """
+        """Returns images [N,3,R,R], about [-1,1] and not clamped, of w [N,num_ws,w_dim]; differentiable."""
         if w.shape[1:] != (self.num_ws, self.w_dim):
             raise ValueError(f"expected w of shape [N,{self.num_ws},{self.w_dim}], got {list(w.shape)}")
         form = self.form()
         with torch.autocast(w.device.type, enabled=False):  # the form has its own dtype
             pictures = draw_pictures(form, w)
-        images = pictures[:, :3] * 2 - 1
-        return images if pictures.shape[1] == 3 else images * pictures[:, 3:].clamp(0, 1)
+        return lay_on_grey(pictures)

@@ -8,8 +8,6 @@ discriminator).
 from __future__ import annotations
 
 import copy
-import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ganinv.engine.checkpoint import append_jsonl, load_state, of_these_settings, restore, save_state, truncate_jsonl
+from ganinv.engine.checkpoint import load_state, restore
 from ganinv.photos import Photos
 from ganinv.priors.stylegan2_pytorch import build_networks, num_layers
 from ganinv.priors.stylegan2_pytorch_form import run_generator
@@ -34,11 +32,10 @@ from ganinv.training.gan_networks import (
     update_average,
 )
 from ganinv.training.latents import Moments, draw_latents
-from ganinv.training.schedule import Schedule, tell_plan
+from ganinv.training.loop import SHOWN, TrainedPrior, run_training
+from ganinv.training.schedule import fall, tell_plan
 
 NEWBORN = 250  # steps in which a discriminator that knows nothing yet is not listened to
-LOG_EVERY = 25  # steps
-SHOWN = 32  # samples of a grid
 EXAMPLES = 128  # photos after which frozen features are brought to unit size
 # without samples: pushed by features alone, nothing holds them, and within minutes half of them were one bad face
 FEATURES = {"inside": 5.0, "adversarial": 0.6, "samples": 0.0, "average": 0.999, "decay": 0.35}
@@ -88,7 +85,7 @@ def first_with_discriminator(config: GanTraining) -> int:
 def falling_rate(config: GanTraining, step: int) -> float:
     """Returns the learning rate of a step: constant, then a straight line to zero over the last `decay` of the steps."""
     rate = config.lr_alone if step < first_with_discriminator(config) else config.lr
-    return rate * min(1.0, (config.steps - step) / max(1.0, config.decay * config.steps))
+    return rate * fall(step, config.steps, config.decay)
 
 
 # ---- a step
@@ -201,8 +198,8 @@ class Trainer:
         """Returns the context in which convolutions run in the training's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
-    def train_step(self, step: int) -> tuple[dict, torch.Tensor, torch.Tensor]:
-        """Trains all networks on one batch; returns a row for the log, the photos [N,3,R,R] and the pictures made."""
+    def train_step(self, step: int) -> tuple[dict, torch.Tensor]:
+        """Trains all networks on one batch; returns a row for the log, and some photos and what was made of them."""
         config, batch = self.config, self.config.batch
         joined = step >= first_with_discriminator(config)
         self.set_rates(falling_rate(config, step))
@@ -227,7 +224,7 @@ class Trainer:
         update_average(self.averages[0], self.mapping, decay)
         update_average(self.averages[1], self.synthesis, decay)
         self.moments.update(codes.mean, codes.log_variance, decay)
-        return row, real, images
+        return row, torch.cat([real[:8], images[:8].detach()])
 
     def set_rates(self, rate: float) -> None:
         """Sets the learning rates of a step."""
@@ -335,15 +332,6 @@ class Trainer:
 # ---- the training
 
 
-@dataclass(frozen=True)
-class TrainedPrior:
-    """weights: averaged, "SE.*" and "GE.*" as stylegan2-pytorch names them; steps and seconds that the training took."""
-
-    weights: dict[str, torch.Tensor]
-    steps: int
-    seconds: float
-
-
 def train_gan(
     config: GanTraining,
     photos: Photos,
@@ -357,39 +345,14 @@ def train_gan(
     on_step: Callable[[dict], None] = lambda row: None,
     on_samples: Callable[[int, torch.Tensor], None] = lambda step, images: None,
 ) -> TrainedPrior:
-    """Returns the trained prior; see Trainer.
+    """Returns the trained prior; see Trainer, and loop.run_training.
 
     photos: public people only. features: by which reconstructions are compared; None: by pixels alone.
-    on_plan receives a line on how long the training will take, measured on steps that are undone. The state is written
-    to out/state.safetensors on a clock, the log to out/steps.jsonl; resume goes on from them, to the bit where the number
-    of steps is fixed. start: the state of another training to begin with, see Trainer.start_from.
+    on_plan receives a line on how long the training will take, measured on steps that are undone. start: the state of
+    another training to begin with, see Trainer.start_from.
     """
     trainer = Trainer(config, photos, features, device)
-    state_file, log, step = out / "state.safetensors", out / "steps.jsonl", 0
-    schedule = Schedule(config.steps, config.minutes * 60)
-    if resume:
-        state = load_state(state_file)
-        with of_these_settings(state_file):
-            step, schedule.elapsed = trainer.restore(state, state_file), state.get("elapsed", 0.0)
-        truncate_jsonl(log, step - 1)
-    elif start:
+    if start and not resume:
         trainer.start_from(load_state(start), start)
-    if on_plan:
-        on_plan(tell_plan(trainer, schedule, step, first_with_discriminator(config)))
-    began = saved_at = time.monotonic()
-    before = schedule.elapsed
-    while step < (planned := schedule.plan(step)):
-        trainer.config = dataclasses.replace(config, steps=planned)
-        row, real, images = trainer.train_step(step)
-        schedule.elapsed = before + time.monotonic() - began
-        last = step + 1 >= schedule.plan(step + 1)
-        if step % LOG_EVERY == 0 or last:
-            append_jsonl(log, row)
-            on_step(row)
-        if step % config.sample_every == 0 or last:
-            on_samples(step, torch.cat([trainer.draw_samples(), real[:8], images[:8].detach()]))
-        step += 1
-        if time.monotonic() - saved_at > config.save_every_s or last:
-            save_state(state_file, trainer.state(step) | {"elapsed": schedule.elapsed})
-            saved_at = time.monotonic()
-    return TrainedPrior(trainer.finish(), step, schedule.elapsed)
+    plan = partial(tell_plan, joined=first_with_discriminator(config))
+    return run_training(trainer, out, resume=resume, plan=plan, on_plan=on_plan, on_step=on_step, on_samples=on_samples)

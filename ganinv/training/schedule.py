@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +45,11 @@ class Schedule:
         return max(step + 1, round(step * self.seconds / self.elapsed))
 
 
+def fall(step: int, steps: int, share: float) -> float:
+    """Returns the factor of a step's rate: 1, then a straight line to 0 over the last `share` of the steps."""
+    return min(1.0, (steps - step) / max(1.0, share * steps))
+
+
 @dataclass(frozen=True)
 class Costs:
     """Seconds of a step: while encoder and generator learn alone, with the discriminator, and with its penalty too."""
@@ -63,12 +69,17 @@ def rehearse(trainer: Trainer, joined: int) -> Costs:
 
     joined: the first step with a discriminator. The trainer ends in the state in which it came, to the bit.
     """
-    before = copy.deepcopy(trainer.state(0))
     every = trainer.config.r1_every
     penalised = -(-joined // every) * every
-    times = [time_step(trainer, step) for step in (joined - 1, penalised + 1, penalised)]
+    return Costs(*time_undone(trainer, (joined - 1, penalised + 1, penalised)))
+
+
+def time_undone(trainer: Trainer, steps: Sequence[int]) -> list[float]:
+    """Returns the seconds of steps that are trained and undone: the trainer ends in the state in which it came."""
+    before = copy.deepcopy(trainer.state(0))
+    times = [time_step(trainer, step) for step in steps]
     trainer.restore(before, Path("rehearsal"))
-    return Costs(*times)
+    return times
 
 
 def time_step(trainer: Trainer, step: int) -> float:
@@ -95,14 +106,28 @@ def tell_pace(steps: int, each: float, batch: int) -> str:
     return f"{steps} steps take about {tell_duration(steps * each)}, until {end}: {each:.2f} s per step of {batch} pictures"
 
 
+def tell_even_plan(trainer: Trainer, schedule: Schedule, first: int, every: int) -> str:
+    """Returns tell_plan's line for a training whose steps cost the same, but for each that `every` divides."""
+    dearer, plain = time_undone(trainer, (0, 1))
+    each = plain + (dearer - plain) / every
+    if not schedule.seconds:
+        return tell_pace(trainer.config.steps - first, each, trainer.config.batch)
+    return tell_clock(schedule, each, f"{each:.2f} s per step of {trainer.config.batch} pictures")
+
+
+def tell_clock(schedule: Schedule, each: float, words: str) -> str:
+    """Returns a line on how many steps of `each` seconds there is time for."""
+    left = max(0.0, schedule.seconds - schedule.elapsed)
+    return f"{tell_duration(left)} are enough for about {left / each:.0f} steps: {words}"
+
+
 def tell_plan(trainer: Trainer, schedule: Schedule, first: int, joined: int) -> str:
     """Returns a line on how long the training will take on this machine from step `first`; the discriminator joins later."""
     config, costs = trainer.config, rehearse(trainer, joined)
     each = f"{costs.alone:.2f} s per step of {config.batch} pictures, {costs.joined:.2f} s with the discriminator"
     if schedule.seconds:
         mean = costs.total(0, joined, config.steps, config.r1_every) / config.steps
-        left = max(0.0, schedule.seconds - schedule.elapsed)
-        return f"{tell_duration(left)} are enough for about {left / mean:.0f} steps: {each}"
+        return tell_clock(schedule, mean, each)
     seconds = costs.total(first, joined, config.steps, config.r1_every)
     end = time.strftime("%H:%M", time.localtime(time.time() + seconds))
     return f"{config.steps - first} steps take about {tell_duration(seconds)}, until {end}: {each}"

@@ -1,0 +1,389 @@
+"""Refining of a prior: the optimal transport of Gaussians has known answers; a toy prior comes nearer to its photos."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganinv.commands import refine_prior as command
+from ganinv.commands.measure_prior import read_took_part
+from ganinv.engine.checkpoint import load_state, save_state
+from ganinv.metrics.sets import frechet_distance
+from ganinv.photos import Photos, list_people, load_photos
+from ganinv.priors.stylegan2_pytorch import OlderNorm, StyleGAN2PyTorch, build_networks
+from ganinv.priors.stylegan2_pytorch_files import load_checkpoint, save_prior
+from ganinv.recognizers.cosine import CosineRecognizer
+from ganinv.recognizers.loading import save_recognizer
+from ganinv.training import loop, refining
+from ganinv.training.frozen_features import RecognizerFeatures
+from ganinv.training.refining import Refining
+from ganinv.training.transport import Gaussian, Sums, Transport, fit_gaussian
+from ganinv.weights.cards import read_card
+from ganinv.worlds.world import World
+from tests.tiny_world import NAME, register, run_main, write_people
+
+SIDE = 16
+CPU = torch.device("cpu")
+SHORT = Refining(
+    steps=6, batch=4, queue=8, recent=4, every=2, lr=1e-3, warm=2, save_every_s=0.0, sample_every=2, precision="float32"
+)
+
+
+class Killed(BaseException):
+    """What ends a training from outside."""
+
+
+# ---- the transport
+
+
+def draw_rows(count: int, size: int, seed: int) -> torch.Tensor:
+    """Returns rows [count,size], float64, of a Gaussian of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    rows = torch.randn(count, size, generator=generator, dtype=torch.float64)
+    return rows @ mixing + 3 * torch.randn(size, generator=generator, dtype=torch.float64)
+
+
+def test_the_transport_carries_one_gaussian_to_the_other():
+    photos, samples = draw_rows(500, 5, 0), draw_rows(400, 5, 1)
+    found = Transport(fit_gaussian(photos), 5)
+    rows = found.project(samples)
+    gap = found.update(rows)
+    carried = found.target + (rows - found.source) @ found.matrix
+    expected, got = fit_gaussian(found.project(photos)), fit_gaussian(carried)
+    assert torch.allclose(got.mean, expected.mean, atol=1e-4)
+    assert (got.covariance - expected.covariance).norm() < 0.02 * expected.covariance.norm()  # the ridge is a thousandth
+    assert gap.distance > 0.1 and found.update(carried).distance < 1e-3
+    # it is the optimal one: a symmetric map without negative eigenvalues (Brenier 1991)
+    assert torch.allclose(found.matrix, found.matrix.T, atol=1e-4) and torch.linalg.eigvalsh(found.matrix).min() > 0
+
+
+def test_the_gap_is_the_frechet_distance_over_the_variance():
+    photos, samples = draw_rows(500, 4, 2), draw_rows(300, 4, 3)
+    found = Transport(fit_gaussian(photos), 4)
+    gap, variance = found.update(found.project(samples)), photos.var(0).sum().item()
+    assert gap.distance == pytest.approx(frechet_distance(samples, photos) / variance, rel=5e-3)
+    assert gap.mean == pytest.approx(((samples.mean(0) - photos.mean(0)).square().sum() / variance).item(), rel=1e-4)
+    assert gap.spread == pytest.approx((samples.var(0).sum() / variance).item(), rel=1e-4)
+
+
+def test_the_pull_is_the_gradient_of_the_frechet_distance():
+    photos, samples = draw_rows(500, 4, 4), draw_rows(400, 4, 5)
+    found = Transport(fit_gaussian(photos), 4)
+    rows = found.project(samples).requires_grad_()
+    found.update(rows.detach())
+    (pull,) = torch.autograd.grad(found.pull(rows), rows)
+    variance, kept = photos.var(0).sum(), found.project(photos).double()
+    for sample, component in ((0, 0), (7, 3), (90, 1), (200, 2)):
+        ends = []
+        for shift in (-1e-2, 1e-2):
+            moved = rows.detach().double().clone()
+            moved[sample, component] += shift
+            ends.append(frechet_distance(moved, kept))
+        slope = (ends[1] - ends[0]) / 2e-2 / variance
+        assert pull[sample, component].item() == pytest.approx(slope.item(), rel=0.03, abs=1e-5)
+
+
+def test_samples_that_lie_where_photos_do_are_left_alone():
+    photos = draw_rows(500, 6, 6)
+    found = Transport(fit_gaussian(photos), 6)
+    rows = found.project(photos).requires_grad_()
+    gap = found.update(rows.detach())
+    assert gap.distance == pytest.approx(0, abs=1e-6) and gap.spread == pytest.approx(1, abs=1e-5)
+    (pull,) = torch.autograd.grad(found.pull(rows), rows)
+    assert pull.norm() < 1e-4 * rows.norm() / found.variance
+
+
+def test_the_mean_is_that_of_the_last_samples():
+    photos, samples = draw_rows(500, 3, 7), draw_rows(300, 3, 8)
+    found = Transport(fit_gaussian(photos), 3)
+    rows = found.project(samples)
+    found.update(rows, rows[-50:])
+    assert torch.allclose(found.source, rows[-50:].mean(0), atol=1e-4)
+
+
+def test_only_the_leading_components_are_looked_at_and_those_in_which_nothing_varies_are_not():
+    axes = torch.tensor([9.0, 0.0, 4.0, 1.0], dtype=torch.float64)
+    photos = Gaussian(torch.zeros(4, dtype=torch.float64), torch.diag(axes))
+    assert Transport(photos, 2).basis.abs().sum(1).tolist() == [1, 0, 1, 0]
+    assert Transport(photos, 4).basis.shape == (4, 3)
+
+
+def test_sums_fit_the_gaussian_of_rows_that_come_in_parts():
+    rows, sums = draw_rows(90, 5, 9), Sums()
+    for part in rows.split(40):
+        sums.add(part)
+    fitted, whole = sums.fit(), fit_gaussian(rows)
+    assert torch.allclose(fitted.mean, whole.mean) and torch.allclose(fitted.covariance, whole.covariance)
+
+
+# ---- a refining
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    """A photo folder of 40 public people."""
+    folder = tmp_path_factory.mktemp("people")
+    write_people(folder / "public", 40, photos=2, side=SIDE, prefix="n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(people) -> Photos:
+    return load_photos(list_people(people / "public"), SIDE)
+
+
+@pytest.fixture(autouse=True)
+def cached(tmp_path, monkeypatch) -> None:
+    """Nothing of one test is found by another."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
+
+
+def make_networks(seed: int = 0) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Returns small networks whose samples differ."""
+    torch.manual_seed(seed)
+    mapping, synthesis = build_networks(SIDE, 1, w_dim=8, depth=2)
+    with torch.no_grad():
+        mapping.net[-2].weight.mul_(100)
+        for block in synthesis.blocks:
+            block.to_rgb.conv.weight.mul_(0.1)
+    return mapping, synthesis
+
+
+def make_critic(seed: int = 9) -> CosineRecognizer:
+    torch.manual_seed(seed)
+    return CosineRecognizer("vgg_trunk", num_identities=0, embedding_dim=8, input_size=SIDE).eval().requires_grad_(False)
+
+
+def refine(photos: Photos, out: Path, config: Refining = SHORT, prior=None, **options) -> loop.TrainedPrior:
+    out.mkdir(exist_ok=True)
+    prior = prior or StyleGAN2PyTorch(*make_networks())
+    return refining.refine_prior(config, prior, photos, [RecognizerFeatures(make_critic())], out, device=CPU, **options)
+
+
+def test_samples_come_nearer_to_photos_and_the_given_prior_stays(photos, tmp_path):
+    rows, prior = [], StyleGAN2PyTorch(*make_networks())
+    before = copy.deepcopy(prior.state_dict())
+    config = dataclasses.replace(SHORT, steps=201, batch=16, queue=128, recent=64, warm=10, sample_every=1000)
+    refine(photos, tmp_path, config, prior, on_step=rows.append)
+    assert rows[-1]["distance"] < 0.5 * rows[0]["distance"] and rows[0].keys() == {
+        *("step", "distance", "mean", "spread", "outside")
+    }
+    assert all(torch.equal(before[name], value) for name, value in prior.state_dict().items())
+
+
+@pytest.mark.parametrize("step, before_saving", [(1, False), (4, False), (6, True)])
+def test_a_resumed_refining_ends_in_the_same_bits(step, before_saving, photos, tmp_path, monkeypatch):
+    def save(path, state):
+        if state["step"] == step and before_saving:
+            raise Killed
+        save_state(path, state)
+        if state["step"] == step:
+            raise Killed
+
+    lines, rows = [], []
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    whole = refine(photos, tmp_path / "whole", on_plan=lines.append, on_step=rows.append)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "save_state", save)
+        refine(photos, tmp_path / "parts")
+    torch.rand(7)  # whatever drew from the global generator meanwhile
+    parts = refine(photos, tmp_path / "parts", resume=True)
+    assert all(torch.equal(whole.weights[name], value) for name, value in parts.weights.items())
+    logs = [[json.loads(line) for line in (tmp_path / out / "steps.jsonl").open()] for out in ("whole", "parts")]
+    assert logs[0] == logs[1] == rows and [row["step"] for row in rows] == list(range(6))
+    # a plan, of steps that were undone, changed no bit
+    assert len(lines) == 1 and lines[0].startswith("6 steps take about ") and "per step of 4 pictures" in lines[0]
+
+
+def test_a_state_of_another_prior_is_refused(photos, tmp_path):
+    refine(photos, tmp_path)
+    with pytest.raises(ValueError, match="expected the state of work with these settings .* began with another prior"):
+        refine(photos, tmp_path, prior=StyleGAN2PyTorch(*make_networks(seed=1)), resume=True)
+
+
+def test_grey_photos_tie_the_colours_and_the_noise_stays_as_it_was(photos, tmp_path):
+    mapping, synthesis = make_networks()
+    with torch.no_grad():
+        for block in synthesis.blocks:
+            block.to_noise1.weight.fill_(0.05)
+    weights = refine(photos, tmp_path / "grey", prior=StyleGAN2PyTorch(mapping, synthesis)).weights
+    tied = [value for name, value in weights.items() if "to_rgb.conv.weight" in name]
+    assert tied and all(torch.equal(value[0], value[1]) and torch.equal(value[0], value[2]) for value in tied)
+    loud = [value for name, value in weights.items() if "to_noise1.weight" in name]
+    assert loud and all((value == 0.05).all() for value in loud)
+    coloured = dataclasses.replace(photos, pixels=photos.pixels * torch.tensor([1, 0, 1], dtype=torch.uint8).view(3, 1, 1))
+    weights = refine(coloured, tmp_path / "coloured").weights
+    free = [value for name, value in weights.items() if "to_rgb.conv.weight" in name]
+    assert not any(torch.equal(value[0], value[1]) for value in free)
+
+
+def test_rows_are_those_of_the_last_samples_and_the_recent_ones_among_them(photos, tmp_path, monkeypatch):
+    drawn, means = [], []
+    look, update = refining.Refiner.look, Transport.update
+    monkeypatch.setattr(refining.Refiner, "look", lambda self, x: (drawn.append(look(self, x)), drawn[-1])[1])
+    monkeypatch.setattr(
+        Transport, "update", lambda self, rows, recent: (means.append((rows, recent)), update(self, rows, recent))[1]
+    )
+    prior, network = StyleGAN2PyTorch(*make_networks()), RecognizerFeatures(make_critic())
+    refiner = refining.Refiner(dataclasses.replace(SHORT, queue=12, recent=8, every=1), prior, photos, [network], CPU)
+    refiner.fill()
+    for step in range(5):
+        means.clear()
+        refiner.train_step(step)
+        for index, (_, recent) in enumerate(means):  # of every map
+            expected = torch.cat([seen[index] for seen in drawn[-3:-1]])
+            assert torch.equal(recent.sort(0).values, expected.sort(0).values)
+        last = torch.cat([seen[0] for seen in drawn[-3:]]).detach()
+        assert torch.equal(refiner.rows[0].sort(0).values, last.sort(0).values)
+
+
+def test_photos_are_looked_at_once_for_all_refinings_of_a_network(photos, monkeypatch):
+    calls = []
+    network = RecognizerFeatures(make_critic())
+    look = network.look
+    monkeypatch.setattr(network, "look", lambda images, each: (calls.append(len(images)), look(images, each))[1])
+    first = refining.fit_photos(network, photos, 2, CPU)
+    assert sum(calls) == 2 * (len(photos) + refining.PROBED)  # mirrored, too
+    calls.clear()
+    again = refining.fit_photos(network, photos, 2, CPU)
+    assert sum(calls) == 2 * refining.PROBED and all(
+        torch.equal(a.covariance, b.covariance) for a, b in zip(first, again, strict=True)
+    )
+    both = torch.cat([photos.images(slice(None)), photos.images(slice(None)).flip(3)])
+    expected = fit_gaussian(refining.look_deep(network, both, 1)[0])
+    assert torch.allclose(first[0].mean, expected.mean, atol=1e-5)
+    assert torch.allclose(first[0].covariance, expected.covariance, atol=1e-6)
+    other = refining.fit_photos(RecognizerFeatures(make_critic(seed=1)), photos, 2, CPU)
+    assert not torch.equal(other[0].mean, first[0].mean)
+
+
+class Deaf:
+    """A frozen network with one map, or none, and no embeddings."""
+
+    def __init__(self, maps: int):
+        self.maps = maps
+
+    def look(self, images, each):
+        return [each(images)] * self.maps, None
+
+
+def test_a_network_that_knows_no_people_weighs_less_and_the_deepest_map_comes_first(photos):
+    prior, trunk = StyleGAN2PyTorch(*make_networks()), RecognizerFeatures(make_critic())
+    settings = dataclasses.replace(SHORT, depths=(1.0, 0.5), strangers=0.3, components=2)
+    refiner = refining.Refiner(settings, prior, photos, [trunk, Deaf(1)], CPU)
+    assert refiner.weights == [1.0, 0.5, 0.3]
+    maps = trunk.look(photos.images(slice(2)))[0]
+    assert [len(one.basis) for one in refiner.transports] == [maps[-1].shape[1], maps[-2].shape[1], 3]
+    assert all(one.basis.shape[1] <= 2 for one in refiner.transports)
+    few = dataclasses.replace(photos, pixels=photos.pixels[:4], person=photos.person[:4])
+    refiner = refining.Refiner(dataclasses.replace(settings, components=256), prior, few, [trunk], CPU)
+    assert refiner.transports[0].basis.shape[1] == 3
+
+
+def test_what_cannot_be_refined_is_refused(photos, tmp_path):
+    prior = StyleGAN2PyTorch(*make_networks())
+    with pytest.raises(ValueError, match="expected frozen networks with maps, got one that has none"):
+        refining.Refiner(SHORT, prior, photos, [Deaf(0)], CPU)
+    one = dataclasses.replace(photos, pixels=photos.pixels[:1], person=photos.person[:1])
+    with pytest.raises(ValueError, match="expected at least 2 photos, got 1"):
+        refine(one, tmp_path)
+    prior.synthesis.add_module("old", OlderNorm.__new__(OlderNorm))
+    torch.nn.Module.__init__(prior.synthesis.old)
+    with pytest.raises(ValueError, match="from 1.8.8 on, got an older one"):
+        refining.check_refinable(prior)
+
+
+# ---- the command
+
+
+@pytest.fixture
+def world(people, tmp_path, monkeypatch) -> World:
+    """A world with a prior of its own, whose training eye.safetensors took part in; critic.safetensors is another."""
+    world = World(tmp_path / "weights", resolution=SIDE)
+    world.save()
+    nets = zip(("SE", "GE"), make_networks(), strict=True)
+    weights = {f"{name}.{key}": value for name, net in nets for key, value in net.state_dict().items()}
+    card = {"role": "prior", "command": "python scripts/train_gan.py", "training": {"steps": 7}, "frame": [[0.3, 0.3]]}
+    card |= {"data": {"public": "people"}, "networks": {"critic": "eye.safetensors"}}
+    save_prior(world.file("prior"), weights, card, lr_mlp=0.2)
+    world.register("prior", world.file("prior"))
+    register(monkeypatch, world, tmp_path)
+    (tmp_path / "data").symlink_to(people)
+    for name, model in (
+        ("critic", make_critic()),
+        ("eye", CosineRecognizer("squeezenet1_1", num_identities=0, embedding_dim=4, input_size=32)),
+    ):
+        save_recognizer(model.eval(), f"{name}.safetensors", {"role": "verifier"})
+    return world
+
+
+COMMON = [f"--world={NAME}", "--photos=data", "--device=cpu", "--wandb=disabled", "--steps=3", "--precision=float32"]
+SMALL = [*COMMON, "--critic=critic.safetensors", "--batch=64", "--sample-every=2"]
+
+
+def test_refine_prior_writes_a_prior_with_its_card_and_measures_it(world, monkeypatch, capsys):
+    monkeypatch.setattr("ganinv.training.prior_quality.detect_faces", lambda pictures: torch.ones(len(pictures)))
+    words = ["--features=eye.safetensors,critic.safetensors", "--out=run"]
+    assert run_main(monkeypatch, command, *SMALL, *words) == 0
+    out = capsys.readouterr().out
+    assert "3 steps take about " in out and "run/prior.safetensors: 192 samples shown" in out
+    card, old = read_card("run/prior.safetensors"), read_card(world.file("prior"))
+    assert card["command"].startswith("python scripts/refine_prior.py --world=tiny")
+    assert card["before"] == {name: old[name] for name in ("command", "training", "sha256")}
+    assert (card["frame"], card["data"], card["lr_mlp"]) == (old["frame"], old["data"], 0.2)
+    assert card["refined"]["training"]["steps"] == 3 and card["refined"]["cost"]["pictures_shown"] == 192
+    assert card["refined"]["data"]["hash_range"] == [0.0, 0.8]
+    assert read_took_part("run/prior.safetensors") == ["eye.safetensors", "critic.safetensors"]
+    marked = {f"{name} (took part in the training)" for name in ("eye", "critic")}
+    assert marked < card["metrics"]["psi 1.0"].keys() and "psi 0.8" in card["metrics"]
+    refined, before = (load_checkpoint(place) for place in ("run/prior.safetensors", world.file("prior")))
+    assert refined.mapping.net[0].lr_mul == 0.2
+    assert not torch.equal(refined.mapping.net[0].weight, before.mapping.net[0].weight)
+    assert {path.name for path in Path("run").glob("samples-0*.png")} == {"samples-000000.png", "samples-000002.png"}
+    assert load_state("run/state.safetensors")["step"] == 3
+
+    assert run_main(monkeypatch, command, *SMALL, "--out=run") == 2
+    assert "expected a new folder, got run" in capsys.readouterr().err
+    # from the state of the last step nothing is left to do but to write the weights again
+    assert run_main(monkeypatch, command, *SMALL, "--out=run", "--resume") == 0
+    assert read_card("run/prior.safetensors")["sha256"] == card["sha256"]
+
+
+def test_a_prior_that_is_refined_twice_names_all_networks_that_took_part(world, monkeypatch):
+    assert run_main(monkeypatch, command, *SMALL, "--out=one") == 0
+    save_recognizer(make_critic(seed=1), "second.safetensors", {"role": "verifier"})
+    words = [*SMALL, "--prior=one/prior.safetensors", "--critic=second.safetensors,critic.safetensors", "--out=two"]
+    assert run_main(monkeypatch, command, *words) == 0
+    took_part = ["eye.safetensors", "critic.safetensors", "second.safetensors"]
+    assert read_took_part("two/prior.safetensors") == took_part
+    assert read_card("two/prior.safetensors")["before"]["before"]["training"] == {"steps": 7}
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--critic="], "expected --critic=FILE, frozen networks in whose features samples are brought to photos, got none"),
+        (["--critic=eye.safetensors"], "expected an alexnet_trunk or a vgg_trunk for its features, got squeezenet1_1"),
+        (["--critic=nowhere.safetensors"], "nowhere.safetensors"),
+        (["--prior=people"], "expected a prior of stylegan2-pytorch to refine, got RenderedPeople"),
+        (["--prior=nowhere.safetensors"], "nowhere.safetensors"),
+        (["--prior=critic.safetensors"], "critic.safetensors"),
+        (["--photos=nowhere"], "nowhere"),
+        (["--resume"], "expected a state written by ganinv"),
+        (["--batch=1"], "expected batch in [2, 1e6], got 1"),
+        (["--precision=float16"], "expected a precision among auto, bfloat16, float32"),
+        (["--features=nowhere.safetensors"], "nowhere.safetensors"),
+        (["--world=atlantis"], "expected a world among"),
+    ],
+)
+def test_a_mistake_is_one_line(words, message, world, monkeypatch, capsys):
+    assert run_main(monkeypatch, command, *SMALL, "--out=run", *words) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and message in errors[0], errors
+    assert not list(Path().glob("run/*.safetensors"))
