@@ -243,40 +243,64 @@ def test_rows_are_those_of_the_last_samples_and_the_recent_ones_among_them(photo
         assert torch.equal(refiner.rows[0].sort(0).values, last.sort(0).values)
 
 
+def make_eye(seed: int = 9, jitter: float = 0.15) -> refining.Eye:
+    return refining.Eye(RecognizerFeatures(make_critic(seed)), (1.0, 0.5), SIDE, SIDE, jitter)
+
+
 def test_photos_are_looked_at_once_for_all_refinings_of_a_network(photos, monkeypatch):
-    calls = []
-    network = RecognizerFeatures(make_critic())
-    look = network.look
-    monkeypatch.setattr(network, "look", lambda images, each: (calls.append(len(images)), look(images, each))[1])
-    first = refining.fit_photos(network, photos, 2, CPU)
-    assert sum(calls) == 2 * (len(photos) + refining.PROBED)  # mirrored, too
+    calls, eye = [], make_eye()
+    look = eye.network.look
+    monkeypatch.setattr(eye.network, "look", lambda images, each: (calls.append(len(images)), look(images, each))[1])
+    first = refining.fit_photos(eye, photos, 1000, CPU)
+    assert sum(calls) == 2 * len(photos) + refining.PROBED  # mirrored, too
     calls.clear()
-    again = refining.fit_photos(network, photos, 2, CPU)
-    assert sum(calls) == 2 * refining.PROBED and all(
-        torch.equal(a.covariance, b.covariance) for a, b in zip(first, again, strict=True)
-    )
+    again = refining.fit_photos(eye, photos, 1000, CPU)
+    assert sum(calls) == refining.PROBED
+    assert all(torch.equal(a.covariance, b.covariance) for a, b in zip(first, again, strict=True))
+    for other in (make_eye(seed=1), make_eye(jitter=0.3)):
+        assert not torch.equal(refining.fit_photos(other, photos, 1000, CPU)[0].mean, first[0].mean)
+    calls.clear()
+    refining.fit_photos(eye, photos, 30, CPU)
+    assert sum(calls) == 2 * 30 + refining.PROBED
+
+
+def test_the_gaussians_of_photos_are_those_of_all_and_their_mirror_images(photos):
+    eye = make_eye(jitter=0.0)
+    found = refining.fit_photos(eye, photos, 1000, CPU)
     both = torch.cat([photos.images(slice(None)), photos.images(slice(None)).flip(3)])
-    expected = fit_gaussian(refining.look_deep(network, both, 1)[0])
-    assert torch.allclose(first[0].mean, expected.mean, atol=1e-5)
-    assert torch.allclose(first[0].covariance, expected.covariance, atol=1e-6)
-    other = refining.fit_photos(RecognizerFeatures(make_critic(seed=1)), photos, 2, CPU)
-    assert not torch.equal(other[0].mean, first[0].mean)
+    for one, rows in zip(found, eye.look(both), strict=True):
+        expected = fit_gaussian(rows)
+        assert torch.allclose(one.mean, expected.mean, atol=1e-4) and torch.allclose(
+            one.covariance, expected.covariance, atol=1e-4
+        )
+
+
+def test_a_crop_leaves_out_no_more_than_its_share_and_lies_anywhere_within():
+    ramp = torch.linspace(-1, 1, 64).expand(3, 64, 64).repeat(400, 1, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.allclose(refining.crop_randomly(ramp, 64, 0.0, generator), ramp, atol=1e-5)
+    crops = refining.crop_randomly(ramp, 96, 0.2, generator)
+    assert crops.shape == (400, 3, 96, 96)
+    width, middle = crops[:, 0, 0, -1] - crops[:, 0, 0, 0], crops[:, 0, 0].mean(1)
+    assert 1.58 < width.min() < 1.64 and 1.95 < width.max() < 2.02
+    assert -0.2 < middle.min() < -0.1 and 0.1 < middle.max() < 0.2 and abs(middle.mean()) < 0.02
 
 
 class Deaf:
-    """A frozen network with one map, or none, and no embeddings."""
+    """A frozen network of equal maps, or of none, and no embeddings; sizes: of the pictures that it was shown."""
 
-    def __init__(self, maps: int):
-        self.maps = maps
+    def __init__(self, maps: int, side: int = 0):
+        self.maps, self.side, self.sizes = maps, side, []
 
     def look(self, images, each):
+        self.sizes.append(images.shape[3])
         return [each(images)] * self.maps, None
 
 
 def test_a_network_that_knows_no_people_weighs_less_and_the_deepest_map_comes_first(photos):
     prior, trunk = StyleGAN2PyTorch(*make_networks()), RecognizerFeatures(make_critic())
     settings = dataclasses.replace(SHORT, depths=(1.0, 0.5), strangers=0.3, components=2)
-    refiner = refining.Refiner(settings, prior, photos, [trunk, Deaf(1)], CPU)
+    refiner = refining.Refiner(settings, prior, photos, [trunk, Deaf(2)], CPU)
     assert refiner.weights == [1.0, 0.5, 0.3]
     maps = trunk.look(photos.images(slice(2)))[0]
     assert [len(one.basis) for one in refiner.transports] == [maps[-1].shape[1], maps[-2].shape[1], 3]
@@ -284,6 +308,14 @@ def test_a_network_that_knows_no_people_weighs_less_and_the_deepest_map_comes_fi
     few = dataclasses.replace(photos, pixels=photos.pixels[:4], person=photos.person[:4])
     refiner = refining.Refiner(dataclasses.replace(settings, components=256), prior, few, [trunk], CPU)
     assert refiner.transports[0].basis.shape[1] == 3
+
+
+def test_each_network_looks_at_crops_of_its_own_size(photos):
+    large, small = Deaf(1, side=24), Deaf(1)
+    refiner = refining.Refiner(SHORT, StyleGAN2PyTorch(*make_networks()), photos, [small, large], CPU)
+    large.sizes.clear(), small.sizes.clear()
+    refiner.look(refiner.draw(2))
+    assert (small.sizes, large.sizes) == ([SIDE], [24])
 
 
 def test_what_cannot_be_refined_is_refused(photos, tmp_path):

@@ -34,15 +34,15 @@ class RefinePrior:
     out: str = ""  # folder of state, log, samples and weights; "": runs/<world>-refined
     eye: str = ""  # weights of role lpips_face, to measure the prior with; "": not
     features: str = ""  # recognizers that measure it too, such as dlib,sface
-    steps: int = 800  # of `batch` samples each
+    steps: int = 3000  # of `batch` samples each
     minutes: float = 0.0  # refine for so long instead; no two such runs are the same
     batch: int = 32  # samples a step
-    lr: float = 1e-5  # 3e-5 swings about the photos
+    lr: float = 2e-5  # twice as much swings about the photos
     seed: int = 0  # of the draws
     precision: str = "auto"  # auto | bfloat16 | float32; auto: bfloat16 where the device computes in it
     device: str = "auto"  # auto | cpu | cuda
     resume: bool = False  # go on from the state in out
-    sample_every: int = 200  # steps between sample grids
+    sample_every: int = 500  # steps between sample grids
     wandb: str = "offline"  # offline | online | disabled
 
 

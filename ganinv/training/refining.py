@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from ganinv.engine import cache
 from ganinv.engine.checkpoint import hash_state, restore
@@ -38,25 +39,27 @@ PROBED = 8  # photos by whose features a network is known again
 class Refining:
     """How a prior is refined."""
 
-    steps: int = 800
+    steps: int = 3000
     minutes: float = 0.0  # of training; steps are then as many as there is time for, and a resumed one is not the same
     batch: int = 32  # samples a step
-    lr: float = 1e-5  # of synthesis and mapping alike: at three times as much, samples swing about the photos
+    lr: float = 2e-5  # of synthesis and mapping alike: at twice as much, samples swing about the photos
     warm: int = 50  # steps in which the rate rises
     decay: float = 0.35  # share of the steps, at the end, in which the rate falls to zero in a straight line
     depths: tuple[float, ...] = (1.0, 0.5)  # weights of a network's deepest map, of the one before it, ...
-    strangers: float = 0.3  # times these, of a network that has no embeddings: it knows things, not people
+    strangers: float = 0.3  # of the deepest map of a network without embeddings, which knows things and not people
+    jitter: float = 0.15  # of a picture's side, which a random crop leaves out at most: pixels cannot be tuned to a network
+    most_photos: int = 20_000  # that are looked at
     components: int = 256  # principal components of a map's features, at most
-    queue: int = 1024  # samples whose features the covariance is taken of
-    recent: int = 512  # the last of them, whose mean is taken: an older one lags behind
+    queue: int = 2000  # samples whose features the covariance is taken of
+    recent: int = 500  # the last of them, whose mean is taken: an older one lags behind
     every: int = 4  # steps between two transports
     inside: float = 5.0  # weight of the square of what a picture has beyond [-1,1], where frozen networks are blind
-    average: float = 0.99  # per step, of the weights that are kept
+    average: float = 0.995  # per step, of the weights that are kept
     clip: float = 3.0  # longest gradient, in units of its running length
     precision: str = "bfloat16"  # of the convolutions; weights, features and averages stay float32
     seed: int = 0
     save_every_s: float = 180.0
-    sample_every: int = 200
+    sample_every: int = 500
 
 
 # ---- what networks see
@@ -79,27 +82,67 @@ def pool(features: torch.Tensor) -> torch.Tensor:
     return features.float().mean((2, 3))
 
 
-def look_deep(network: FrozenFeatures, images: torch.Tensor, count: int) -> list[torch.Tensor]:
-    """Returns the means [N,C] of a network's deepest `count` maps of images, the deepest first."""
-    maps, _ = network.look(images, pool)
-    return maps[::-1][:count]
+def crop_randomly(images: torch.Tensor, side: int, jitter: float, generator: torch.Generator) -> torch.Tensor:
+    """Returns a random crop [N,3,side,side] of each image, whose side is shorter by up to `jitter` of its own."""
+    count = len(images)
+    scale = 1 - jitter * torch.rand(count, generator=generator)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = scale
+    theta[:, :, 2] = (torch.rand(count, 2, generator=generator) * 2 - 1) * (1 - scale)[:, None]
+    grid = F.affine_grid(theta.to(images), [count, 3, side, side], align_corners=False)
+    return F.grid_sample(images.contiguous(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Eye:
+    """A frozen network that looks at random crops of pictures [N,3,R,R].
+
+    weights: of its deepest map, of the one before it, ...; size: of the pictures that it looks at; side: of the crops,
+    which all networks share.
+    """
+
+    network: FrozenFeatures
+    weights: tuple[float, ...]
+    size: int
+    side: int
+    jitter: float
+
+    def look(self, crops: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the means [N,C] of the maps that have a weight, the deepest first."""
+        if crops.shape[3] != self.size:
+            crops = F.interpolate(crops, size=self.size, mode="bilinear", antialias=True)
+        maps, _ = self.network.look(crops, pool)
+        return maps[::-1][: len(self.weights)]
+
+    def crop(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Returns what is looked at of images."""
+        return crop_randomly(images, self.side, self.jitter, generator)
+
+
+def make_eyes(networks: Sequence[FrozenFeatures], config: Refining, example: torch.Tensor) -> list[Eye]:
+    """Returns the eyes of networks; example: pictures [N,3,R,R]. Raises: ValueError for a network that has no maps."""
+    resolution, eyes = example.shape[3], []
+    sizes = [getattr(network, "side", 0) or resolution for network in networks]
+    for network, size in zip(networks, sizes, strict=True):
+        maps, embeddings = network.look(example, pool)
+        if not maps:
+            raise ValueError("expected frozen networks with maps, got one that has none; pass another --critic")
+        weights = config.depths[: len(maps)] if embeddings is not None else (config.strangers,)
+        eyes.append(Eye(network, weights, size, max(resolution, *sizes), config.jitter))
+    return eyes
 
 
 @torch.no_grad()
-def fit_photos(network: FrozenFeatures, photos: Photos, count: int, device: torch.device) -> list[Gaussian]:
-    """Returns the Gaussians of a network's deepest `count` maps of photos and of their mirror images.
+def fit_photos(eye: Eye, photos: Photos, most: int, device: torch.device) -> list[Gaussian]:
+    """Returns the Gaussians of what an eye sees of photos, at most so many of them, and of their mirror images.
 
     They are kept for the next time in $XDG_CACHE_HOME/ganinv, found again by the photos and by what the network makes of
     the first of them.
     """
-
-    def look(part: slice) -> list[torch.Tensor]:
-        images = photos.images(part).to(device)
-        both = (look_deep(network, images, count), look_deep(network, images.flip(3), count))
-        return [torch.cat(rows) for rows in zip(*both, strict=True)]
-
-    probes = look(slice(PROBED))
-    digest = hashlib.sha256(hash_photos(photos).encode())
+    generator = seeded("photos")
+    chosen = torch.randperm(len(photos), generator=generator)[:most]
+    probes = eye.look(photos.images(slice(PROBED)).to(device))
+    digest = hashlib.sha256(f"{hash_photos(photos)} {len(chosen)} {eye.size} {eye.side} {eye.jitter}".encode())
     for probe in probes:
         digest.update(probe.cpu().contiguous().numpy().tobytes())
     files = [cache.find_place(f"gaussian-{digest.hexdigest()[:16]}-{index}") for index in range(len(probes))]
@@ -107,8 +150,9 @@ def fit_photos(network: FrozenFeatures, photos: Photos, count: int, device: torc
     kept = [cache.recall(file, "moments", (size + 1, size), torch.float64) for file, size in zip(files, sizes, strict=True)]
     if any(moments is None for moments in kept):
         sums = [Sums() for _ in probes]
-        for first in open_bar(range(0, len(photos), LOOKED_AT), "looking at photos", leave=False):
-            for one, rows in zip(sums, look(slice(first, first + LOOKED_AT)), strict=True):
+        for part in open_bar(chosen.split(LOOKED_AT), "looking at photos", leave=False):
+            images = photos.images(part).to(device)
+            for one, rows in zip(sums, eye.look(eye.crop(torch.cat([images, images.flip(3)]), generator)), strict=True):
                 one.add(rows)
         fitted = [one.fit() for one in sums]
         kept = [torch.cat([one.mean[None], one.covariance]).cpu() for one in fitted]
@@ -130,7 +174,7 @@ class Refiner:
         """Raises: ValueError for fewer than two photos, or a network that has no maps."""
         if len(photos) < 2:
             raise ValueError(f"expected at least 2 photos, got {len(photos)}; add some to --photos")
-        self.config, self.device, self.networks = config, device, networks
+        self.config, self.device = config, device
         self.noise, self.num_ws, self.z_dim = prior.noise.to(device), prior.num_ws, prior.z_dim
         nets = [copy.deepcopy(net).to(device) for net in (prior.mapping, prior.synthesis)]
         self.start = hash_state(
@@ -148,23 +192,13 @@ class Refiner:
         self.optimizer = torch.optim.Adam(trained, config.lr, betas=(0.5, 0.99))
         self.norm = torch.zeros((), device=device)  # the usual length of a gradient
         self.generator = seeded(config.seed, "refining")
-        self.transports, self.weights = self.make_transports(photos)
+        self.eyes = make_eyes(networks, config, photos.images(slice(2)).to(device))
+        most = min(config.components, len(photos) - 1)
+        gaussians = [one for eye in self.eyes for one in fit_photos(eye, photos, config.most_photos, device)]
+        self.transports = [Transport(one, most) for one in gaussians]
+        self.weights = [weight for eye in self.eyes for weight in eye.weights]
         self.rows = [torch.zeros(0, one.basis.shape[1], device=device) for one in self.transports]  # of the last samples
         self.place = 0  # in them, of the next
-
-    def make_transports(self, photos: Photos) -> tuple[list[Transport], list[float]]:
-        """Returns the transport and the weight of every map that is looked at."""
-        transports, weights = [], []
-        for network in self.networks:
-            maps, embeddings = network.look(photos.images(slice(2)).to(self.device), pool)
-            if not maps:
-                raise ValueError("expected frozen networks with maps, got one that has none; pass another --critic")
-            times = self.config.strangers if embeddings is None else 1.0
-            gaussians = fit_photos(network, photos, len(self.config.depths), self.device)
-            most = min(self.config.components, len(photos) - 1)
-            transports += [Transport(gaussian, most) for gaussian in gaussians]
-            weights += [depth * times for depth in self.config.depths[: len(gaussians)]]
-        return transports, weights
 
     def state(self, step: int) -> dict:
         """Returns all that a refining needs to go on from a step."""
@@ -209,8 +243,8 @@ class Refiner:
 
     def look(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Returns the components [N,K] of images in every map that is looked at."""
-        count = len(self.config.depths)
-        seen = [rows for network in self.networks for rows in look_deep(network, images, count)]
+        crops = self.eyes[0].crop(images, self.generator)
+        seen = [rows for eye in self.eyes for rows in eye.look(crops)]
         return [transport.project(rows) for transport, rows in zip(self.transports, seen, strict=True)]
 
     @torch.no_grad()
