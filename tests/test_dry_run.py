@@ -81,6 +81,7 @@ def call(monkeypatch, capsys, command: str, *words: str) -> tuple[int, str, str]
         ("study_access", [f"--world={NAME}", "--gallery=nowhere"], "nowhere"),
         ("study_access", [f"--world={NAME}", "--judge=broken.safetensors"], "broken.safetensors"),
         ("train_gan", ["--photos=empty"], "expected photos in empty, got an empty folder"),
+        ("refine_prior", [f"--world={NAME}", "--prior=broken.safetensors"], "broken.safetensors"),
         ("train_recognizer", ["--world=nowhere"], "expected a world among"),
         ("train_factors", ["--photos=nowhere"], "nowhere"),
         ("embed_references", ["--world=nowhere"], "expected a world among"),
