@@ -30,7 +30,17 @@ from tests.tiny_world import NAME, register, run_main, write_people
 SIDE = 16
 CPU = torch.device("cpu")
 SHORT = Refining(
-    steps=6, clip=0.8, batch=4, queue=8, recent=4, every=2, lr=1e-3, warm=2, save_every_s=0.0, sample_every=2, precision="float32"
+    steps=6,
+    clip=0.8,
+    batch=4,
+    queue=8,
+    recent=4,
+    every=2,
+    lr=1e-3,
+    warm=2,
+    save_every_s=0.0,
+    sample_every=2,
+    precision="float32",
 )
 
 
