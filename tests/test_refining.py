@@ -211,10 +211,16 @@ def test_a_resumed_refining_ends_in_the_same_bits(step, before_saving, photos, t
     assert len(lines) == 1 and lines[0].startswith("6 steps take about ") and "per step of 4 pictures" in lines[0]
 
 
-def test_a_state_of_another_prior_is_refused(photos, tmp_path):
+def test_a_state_of_other_settings_is_refused(photos, tmp_path):
     refine(photos, tmp_path)
-    with pytest.raises(ValueError, match="expected the state of work with these settings .* began with another prior"):
-        refine(photos, tmp_path, prior=StyleGAN2PyTorch(*make_networks(seed=1)), resume=True)
+    other = dataclasses.replace(photos, pixels=255 - photos.pixels // 2)
+    for words, options in (
+        ("began with another prior", {"prior": StyleGAN2PyTorch(*make_networks(seed=1))}),
+        ("of another batch or queue", {"config": dataclasses.replace(SHORT, batch=3)}),
+        ("of other photos, or of other networks", {"photos": other}),
+    ):
+        with pytest.raises(ValueError, match=f"expected the state of work with these settings .*{words}"):
+            refine(**{"photos": photos, "out": tmp_path, "resume": True, **options})
 
 
 def test_grey_photos_tie_the_colours_and_the_noise_stays_as_it_was(photos, tmp_path):

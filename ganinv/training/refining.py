@@ -218,14 +218,19 @@ class Refiner:
         """Takes up a state, and returns the step that comes next. Raises: ValueError when it is of other settings."""
         if state["start"] != self.start:
             raise ValueError("it began with another prior")
+        if [rows.shape[0] for rows in state["rows"]] != [self.count_rows()] * len(self.rows):
+            raise ValueError("it is of another batch or queue")
+        pairs = list(zip(self.transports, state["transports"], strict=True))
+        if not all(math.isclose(kept["variance"], own.variance, rel_tol=1e-3) for own, kept in pairs):
+            raise ValueError("it is of other photos, or of other networks")
         nets = {"S": self.mapping, "G": self.synthesis, "SE": self.averages[0], "GE": self.averages[1]}
         for name, net in nets.items():
             restore(net, state[name], file)
         restore(self.optimizer, state["optimizer"], file)
         self.norm = state["norm"].to(self.device)
         self.rows, self.place = [rows.to(self.device) for rows in state["rows"]], state["place"]
-        for transport, kept in zip(self.transports, state["transports"], strict=True):
-            transport.restore(kept)
+        for own, kept in pairs:
+            own.restore(kept)
         self.generator.set_state(state["random"])
         return state["step"]
 
@@ -247,11 +252,14 @@ class Refiner:
         seen = [rows for eye in self.eyes for rows in eye.look(crops)]
         return [transport.project(rows) for transport, rows in zip(self.transports, seen, strict=True)]
 
+    def count_rows(self) -> int:
+        """Returns how many samples' rows are kept: whole batches."""
+        return math.ceil(self.config.queue / self.config.batch) * self.config.batch
+
     @torch.no_grad()
     def fill(self) -> None:
         """Fills the rows with those of the first samples."""
-        batches = math.ceil(self.config.queue / self.config.batch)
-        parts = [self.look(self.draw(self.config.batch)) for _ in range(batches)]
+        parts = [self.look(self.draw(self.config.batch)) for _ in range(self.count_rows() // self.config.batch)]
         self.rows = [torch.cat(rows) for rows in zip(*parts, strict=True)]
 
     def keep(self, seen: Sequence[torch.Tensor]) -> None:
