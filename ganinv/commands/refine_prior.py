@@ -22,7 +22,7 @@ SHARED = ("role", "world", "frame", "data", "frozen_networks", "networks")
 
 @dataclass(frozen=True, kw_only=True)
 class RefinePrior:
-    """Bring the samples of a prior to where photos lie in the features of frozen networks: minutes, not hours.
+    """Bring the samples of a prior to where photos lie, in the features of frozen networks.
 
     Example: --prior=runs/mine-prior/prior.safetensors --photos=my_photos --critic=TRUNK --minutes=10
     """
