@@ -35,6 +35,7 @@ GROUPS: dict[str, dict[str, str]] = {  # what one wants -> verb, whose module is
     },
     "make a world": {
         "train-gan": "train the prior",
+        "refine-prior": "bring the samples of a prior to where photos lie, in minutes",
         "measure-prior": "how good a prior is, in the eyes of networks that nobody here trained",
         "train-recognizer": "train a target, a judge or a trunk of features",
         "train-factors": "train the regressor of a rendered person's factors",

@@ -24,7 +24,7 @@ SHARED = ("role", "world", "frame", "data", "frozen_networks", "networks")
 class RefinePrior:
     """Bring the samples of a prior to where photos lie, in the features of frozen networks.
 
-    Example: --prior=runs/mine-prior/prior.safetensors --photos=my_photos --critic=TRUNK --minutes=10
+    Example: --prior=runs/mine-prior/prior.safetensors --photos=my_photos --critic=TRUNK
     """
 
     prior: str = ""  # a prior of stylegan2-pytorch, as train_gan.py writes it; "": the world's own
