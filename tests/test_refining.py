@@ -12,7 +12,7 @@ import torch
 
 from ganinv.commands import refine_prior as command
 from ganinv.commands.measure_prior import read_took_part
-from ganinv.engine.checkpoint import load_state, save_state
+from ganinv.engine.checkpoint import load_state
 from ganinv.metrics.sets import frechet_distance
 from ganinv.photos import Photos, list_people, load_photos
 from ganinv.priors.stylegan2_pytorch import OlderNorm, StyleGAN2PyTorch, build_networks
@@ -25,6 +25,7 @@ from ganinv.training.refining import Refining
 from ganinv.training.transport import Gaussian, Sums, Transport, fit_gaussian
 from ganinv.weights.cards import read_card
 from ganinv.worlds.world import World
+from tests.killing import Killed, kill_at
 from tests.tiny_world import NAME, register, run_main, write_people
 
 SIDE = 16
@@ -42,10 +43,6 @@ SHORT = Refining(
     sample_every=2,
     precision="float32",
 )
-
-
-class Killed(BaseException):
-    """What ends a training from outside."""
 
 
 # ---- the transport
@@ -189,18 +186,11 @@ def test_samples_come_nearer_to_photos_and_the_given_prior_stays(photos, tmp_pat
 
 @pytest.mark.parametrize("step, before_saving", [(1, False), (4, False), (6, True)])
 def test_a_resumed_refining_ends_in_the_same_bits(step, before_saving, photos, tmp_path, monkeypatch):
-    def save(path, state):
-        if state["step"] == step and before_saving:
-            raise Killed
-        save_state(path, state)
-        if state["step"] == step:
-            raise Killed
-
     lines, rows = [], []
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     whole = refine(photos, tmp_path / "whole", on_plan=lines.append, on_step=rows.append)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop, "save_state", save)
+        kill_at(patch, loop, step, before_saving=before_saving)
         refine(photos, tmp_path / "parts")
     torch.rand(7)  # whatever drew from the global generator meanwhile
     parts = refine(photos, tmp_path / "parts", resume=True)

@@ -24,6 +24,7 @@ from ganinv.recognizers.loading import load_recognizer, save_recognizer
 from ganinv.training import discriminators, frozen_features, gan, latents, loop, recipes, recognizer, schedule
 from ganinv.weights.cards import read_card
 from ganinv.worlds.world import World, find_world
+from tests.killing import Killed, kill_at
 from tests.tiny_world import NAME, register, run_main, write_people
 
 SIDE = 16
@@ -44,10 +45,6 @@ RECOGNIZER = recognizer.RecognizerTraining(  # SqueezeNet has a dropout, whose d
 )
 
 
-class Killed(BaseException):
-    """What ends a training from outside."""
-
-
 @pytest.fixture(scope="module")
 def people(tmp_path_factory) -> Path:
     """A photo folder: 3 users of 6 photos, 30 public people of 2."""
@@ -60,19 +57,6 @@ def people(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def photos(people) -> dict[str, Photos]:
     return {name: load_photos(list_people(people / name), SIDE) for name in ("private", "public")}
-
-
-def kill_at(monkeypatch, module, step: int, *, before_saving: bool = False) -> None:
-    """Saves the state after every step, and ends the training at the one that would have it go on from `step`."""
-
-    def save(path, state):
-        if state["step"] == step and before_saving:
-            raise Killed
-        save_state(path, state)
-        if state["step"] == step:
-            raise Killed
-
-    monkeypatch.setattr(module, "save_state", save)
 
 
 def train(kind: str, photos: dict[str, Photos], out: Path, **options) -> dict[str, torch.Tensor]:

@@ -26,6 +26,7 @@ from ganinv.training.gan_networks import (
     ImageNetwork,
     clip_gradients,
     is_grey,
+    name_weights,
     silence_noise,
     soften,
     tie_colours,
@@ -325,8 +326,7 @@ class Trainer:
         if self.grey:
             tie_colours(self.averages[1])  # rounding may have parted them in the last bit
         self.moments.fold(self.averages[0])
-        nets = zip(("SE", "GE"), self.averages, strict=True)
-        return {f"{name}.{key}": value for name, net in nets for key, value in net.state_dict().items()}
+        return name_weights(*self.averages)
 
 
 # ---- the training

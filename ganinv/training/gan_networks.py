@@ -110,6 +110,12 @@ def soften(synthesis: nn.Module, times: float = 0.1) -> None:
         block.to_rgb.conv.weight.mul_(times)
 
 
+def name_weights(mapping: nn.Module, synthesis: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns the weights of a prior as stylegan2-pytorch names its averaged ones: "SE.*" and "GE.*"."""
+    nets = {"SE": mapping, "GE": synthesis}
+    return {f"{name}.{key}": value for name, net in nets.items() for key, value in net.state_dict().items()}
+
+
 def clip_gradients(optimizer: torch.optim.Optimizer, usual: torch.Tensor, most: float, step: int) -> None:
     """Shortens the gradient of all parameters to `most` times its usual length, a running mean, which it updates.
 

@@ -26,7 +26,7 @@ from ganinv.photos import Photos, hash_photos
 from ganinv.priors.stylegan2_pytorch import OlderNorm, StyleGAN2PyTorch, lay_on_grey
 from ganinv.priors.stylegan2_pytorch_form import run_generator
 from ganinv.training.frozen_features import FrozenFeatures
-from ganinv.training.gan_networks import clip_gradients, is_grey, tie_colours, update_average
+from ganinv.training.gan_networks import clip_gradients, is_grey, name_weights, tie_colours, update_average
 from ganinv.training.loop import SHOWN, TrainedPrior, run_training
 from ganinv.training.schedule import fall, tell_even_plan
 from ganinv.training.transport import Gaussian, Sums, Transport
@@ -315,8 +315,7 @@ class Refiner:
         """Returns the averaged weights, named as stylegan2-pytorch names them: "SE.*" and "GE.*"."""
         if self.grey:
             tie_colours(self.averages[1])  # rounding may have parted them in the last bit
-        nets = zip(("SE", "GE"), self.averages, strict=True)
-        return {f"{name}.{key}": value for name, net in nets for key, value in net.state_dict().items()}
+        return name_weights(*self.averages)
 
 
 def refine_prior(
