@@ -16,7 +16,7 @@ from ganinv.attack.config import AttackConfig, Operator, Recovery
 from ganinv.attack.offline import attack
 from ganinv.attack.recovery import cross, make_pool, recover_from_decisions, recover_from_similarities
 from ganinv.engine.checkpoint import load_state, save_state
-from ganinv.interfaces import FaultError
+from ganinv.interfaces import FaultError, Recognition
 from ganinv.recognizers.gallery import EnrolledRecognizer, Gallery
 from ganinv.reports import assessment
 from tests.toys import DistanceRecognizer, RawRecognizer, toy_world
@@ -107,6 +107,23 @@ def test_distances_give_the_template_and_every_picture_is_counted(metric, claime
     asked = access.queries.describe()
     assert asked["answers"] == (24 if claimed else 12) and asked["shared"] == (0 if claimed else 12)
     assert asked["per_identity"] == (dict.fromkeys(USERS, 12) if claimed else {})
+
+
+@pytest.mark.parametrize("rung", ["scores", "decisions"])
+def test_pictures_and_claims_are_shown_on_the_pools_device(rung):
+    class Elsewhere:
+        claims, metric, options = True, "euclidean", Operator(answers="similarities", claimed=True)
+
+        def __call__(self, images, identities):
+            assert images.device.type == identities.device.type == "meta"
+            return Recognition(None, torch.zeros(len(images), 3))
+
+    pool = replace(open_door("embeddings", count=20)[2], device="meta")
+    pool = pool.blend([0], [1], np.full(1, 0.5))
+    if rung == "scores":
+        recover_from_similarities(Elsewhere(), pool, USERS[:1], 5)
+    else:
+        recover_from_decisions(Elsewhere(), pool, USERS[:1], 5, -6.0, seed=0)
 
 
 def test_fewer_queries_say_less_and_the_spread_of_fewer_decimals_is_wider():

@@ -38,23 +38,25 @@ class Pool:
     """Pictures that the attacker can show, as 8-bit files hold them [M,3,R,R], with their latents w [M,num_ws,w_dim].
 
     embeddings [M,D]: by the attacker's own copy of the network; nobody is asked for them. make: w -> pictures, embeddings.
+    All are kept in main memory; device: where pictures are shown.
     """
 
     w: torch.Tensor
     pictures: torch.Tensor
     embeddings: torch.Tensor
     make: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+    device: torch.device | str = "cpu"
 
     def show(self, rows: list[int]) -> torch.Tensor:
-        """Returns the pictures [n,3,R,R] in [-1,1]."""
-        return image_convention.from_uint8(self.pictures[rows])
+        """Returns the pictures [n,3,R,R] in [-1,1], on the device."""
+        return image_convention.from_uint8(self.pictures[rows].to(self.device))
 
     def blend(self, first: list[int], second: list[int], shares: np.ndarray) -> Pool:
         """Returns the pool with pictures between pairs of others: w1 + share * (w2 - w1)."""
         w = torch.lerp(self.w[first], self.w[second], torch.from_numpy(shares).to(self.w)[:, None, None])
         pictures, embeddings = self.make(w)
         grown = (self.w, w), (self.pictures, pictures), (self.embeddings, embeddings)
-        return Pool(*map(torch.cat, grown), self.make)
+        return Pool(*map(torch.cat, grown), self.make, self.device)
 
 
 def bind_making(generator: Generator, network: Recognizer, device: torch.device | str = "cpu") -> Callable:
@@ -79,7 +81,7 @@ def make_pool(
     make = bind_making(generator, network, device)
     z = torch.randn(count, generator.z_dim, generator=seeded(seed, "shown"))
     w = torch.cat([generator.map(part.to(device), PSI).cpu() for part in z.split(TOGETHER)])
-    return Pool(w, *make(w), make)
+    return Pool(w, *make(w), make, device)
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def ask(access: Access, pool: Pool, chosen: list[int], identities: tuple[int, ..
     answers = []
     for first in range(0, len(chosen) + 1, TOGETHER):
         rows = [*chosen, chosen[0]][first : first + TOGETHER]
-        claimed = torch.full((len(rows),), identities[0]) if access.claims else None
+        claimed = torch.full((len(rows),), identities[0], device=pool.device) if access.claims else None
         answers.append(require(access(pool.show(rows), claimed), "logits")[:, list(identities)].double().cpu())
     found = torch.cat(answers).numpy()
     change = np.nanmax(np.abs(found[-1] - found[0]), initial=0.0)
@@ -264,7 +266,7 @@ class DecisionHunt:
 
     def ask(self, chosen: list[int]) -> torch.Tensor:
         """Shows some pictures; returns [n,C], bool: as whom each was accepted."""
-        claimed = torch.full((len(chosen),), self.identity)
+        claimed = torch.full((len(chosen),), self.identity, device=self.pool.device)
         return (require(self.access(self.pool.show(chosen), claimed), "logits").exp() > 0.5).cpu()
 
     def learn(self, number: int, answers: torch.Tensor) -> None:
