@@ -123,6 +123,7 @@ def test_rates_rise_stay_and_fall():
     settings = GanTraining(steps=100, lr=1.0, lr_alone=2.0, alone=0.5, decay=0.3)
     assert [falling_rate(settings, step) for step in (0, 50, 70, 85)] == [2.0, 1.0, 1.0, pytest.approx(0.5)]
     assert falling_rate(GanTraining(steps=100, lr=1.0, decay=0.0), 99) == 1.0
+    assert falling_rate(settings, 500) == 0.0  # a rehearsal trains steps past the end of a short training
 
 
 def test_the_mean_similarity_leaves_out_each_with_itself():

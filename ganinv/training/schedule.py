@@ -46,8 +46,8 @@ class Schedule:
 
 
 def fall(step: int, steps: int, share: float) -> float:
-    """Returns the factor of a step's rate: 1, then a straight line to 0 over the last `share` of the steps."""
-    return min(1.0, (steps - step) / max(1.0, share * steps))
+    """Returns the factor of a step's rate: 1, then a straight line to 0 over the last `share` of the steps, and 0."""
+    return max(0.0, min(1.0, (steps - step) / max(1.0, share * steps)))
 
 
 @dataclass(frozen=True)
