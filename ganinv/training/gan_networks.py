@@ -122,8 +122,9 @@ def clip_gradients(optimizer: torch.optim.Optimizer, usual: torch.Tensor, most: 
     Raises: FaultError when the gradient is not finite.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    limit = most * usual.item() if usual > 0 else math.inf
+    before = usual.item()
+    limit = most * before if before > 0 else math.inf
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
     if not torch.isfinite(norm):
         raise FaultError(f"the training diverged at step {step}; go on from its last state with --resume and a lower --lr")
-    usual.lerp_(norm.clamp(max=limit), 0.01 if usual > 0 else 1.0)
+    usual.lerp_(norm.clamp(max=limit), 0.01 if before > 0 else 1.0)

@@ -22,7 +22,10 @@ class PriorTrainer(Trainer, Protocol):
     """What trains a prior. Its config has steps, minutes, sample_every, save_every_s."""
 
     def train_step(self, step: int) -> tuple[dict, torch.Tensor]:
-        """Returns a row for the log, and pictures [N,3,R,R] that are shown below samples."""
+        """Returns a row for the log, and pictures [N,3,R,R] that are shown below samples.
+
+        What the row has as tensors [] is read only when it is logged: reading waits for the device.
+        """
         ...
 
     def draw_samples(self) -> torch.Tensor:
@@ -76,6 +79,7 @@ def run_training(
         schedule.elapsed = before + time.monotonic() - began
         last = step + 1 >= schedule.plan(step + 1)
         if step % LOG_EVERY == 0 or last:
+            row = {name: float(value) if isinstance(value, torch.Tensor) else value for name, value in row.items()}
             append_jsonl(log, row)
             on_step(row)
         if step % config.sample_every == 0 or last:

@@ -113,7 +113,7 @@ class Transport:
         means = (samples.mean - self.photos.mean).square().sum()
         variances = samples.covariance.trace() + self.photos.covariance.trace() - 2 * spread.sum()
         numbers = (means + variances, means, own.covariance.trace())
-        self.gap = Gap(*((number / self.variance).item() for number in numbers))
+        self.gap = Gap(*(torch.stack(numbers) / self.variance).tolist())  # read at once: reading waits for the device
         return self.gap
 
     def pull(self, rows: torch.Tensor) -> torch.Tensor:
