@@ -21,7 +21,7 @@ from ganinv.photos import Photos, list_people, load_photos
 from ganinv.priors.stylegan2_pytorch_files import load_checkpoint
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import load_recognizer, save_recognizer
-from ganinv.training import discriminators, frozen_features, gan, latents, loop, recipes, recognizer, schedule
+from ganinv.training import critics, discriminators, frozen_features, gan, latents, loop, recipes, recognizer, schedule
 from ganinv.weights.cards import read_card
 from ganinv.worlds.world import World, find_world
 from tests.killing import Killed, kill_at
@@ -114,7 +114,7 @@ def test_the_discriminator_joins_after_its_share_of_the_steps(photos, tmp_path, 
 
 
 def test_a_discriminator_is_heard_after_some_steps_of_its_own(photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(gan, "NEWBORN", 10)
+    monkeypatch.setattr(critics, "NEWBORN", 10)
 
     def train_to(step, adversarial):
         settings = gan.GanTraining(

@@ -48,12 +48,12 @@ class PictureDiscriminator(ImageNetwork):
 
     def lose(
         self, real: torch.Tensor, fake: torch.Tensor, generator: torch.Generator, step: int
-    ) -> tuple[torch.Tensor, float]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns softplus(fake) + softplus(-real) with its penalty, and without."""
         logits = self.discriminate(torch.cat([real, fake.detach()]), generator)
         real_logits, fake_logits = logits.split([len(real), len(fake)])
         loss = F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-        plain = loss.item()
+        plain = loss.detach()
         if step % self.r1_every == 0:
             photo = real.clone().requires_grad_()
             slope = torch.autograd.grad(self(AUGMENT(photo, generator)).sum(), photo, create_graph=True)[0]
@@ -88,13 +88,13 @@ class FeatureDiscriminator(nn.Module):
 
     def lose(
         self, real: torch.Tensor, fake: list[torch.Tensor], generator: torch.Generator, step: int
-    ) -> tuple[torch.Tensor, float]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the hinge loss of photos and of the maps of generated pictures, twice."""
         with torch.no_grad():
             maps = self.look(real)
         pairs = zip(self(maps), self([one.detach() for one in fake]), strict=True)
         loss = sum(F.relu(1 - photo).mean() + F.relu(1 + made).mean() for photo, made in pairs)
-        return loss, loss.item()
+        return loss, loss.detach()
 
     def lose_generator(self, fake: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
         """Returns minus the logits of generated pictures' maps."""

@@ -20,8 +20,9 @@ from ganinv.engine.checkpoint import load_state, restore
 from ganinv.photos import Photos
 from ganinv.priors.stylegan2_pytorch import build_networks, num_layers
 from ganinv.priors.stylegan2_pytorch_form import run_generator
+from ganinv.training.critics import Critics, build_feature_discriminator
 from ganinv.training.discriminators import FeatureDiscriminator, PictureDiscriminator
-from ganinv.training.frozen_features import FrozenFeatures, Projector, measure_distance
+from ganinv.training.frozen_features import FrozenFeatures, measure_distance
 from ganinv.training.gan_networks import (
     ImageNetwork,
     clip_gradients,
@@ -34,10 +35,9 @@ from ganinv.training.gan_networks import (
 )
 from ganinv.training.latents import Moments, draw_latents
 from ganinv.training.loop import SHOWN, TrainedPrior, run_training
+from ganinv.training.pictures import draw_photos
 from ganinv.training.schedule import fall, tell_plan
 
-NEWBORN = 250  # steps in which a discriminator that knows nothing yet is not listened to
-EXAMPLES = 128  # photos after which frozen features are brought to unit size
 # without samples: pushed by features alone, nothing holds them, and within minutes half of them were one bad face
 FEATURES = {"inside": 5.0, "adversarial": 0.6, "samples": 0.0, "average": 0.999, "decay": 0.35}
 # what a discriminator sees -> settings that go with it
@@ -119,7 +119,7 @@ class Trainer:
         self.features = features
         self.encoder = ImageNetwork(config.resolution, config.discriminator_width, 2 * self.z_dim)
         self.encoder = self.encoder.to(device, memory_format=torch.channels_last)
-        self.discriminator = self.build_discriminator().to(device, memory_format=torch.channels_last)
+        discriminator = self.build_discriminator().to(device, memory_format=torch.channels_last)
         nn.init.constant_(self.encoder.outputs.bias[self.z_dim :], -2.0)  # sure of itself at first: what is said is heard
         if not config.noise:
             silence_noise(self.synthesis)
@@ -129,13 +129,14 @@ class Trainer:
         if self.grey:
             tie_colours(self.synthesis)
         self.averages = [copy.deepcopy(net).requires_grad_(False) for net in (self.mapping, self.synthesis)]
-        self.optimizers = self.make_optimizers()
         self.generator = torch.Generator().manual_seed(config.seed)
         self.moments = Moments(self.z_dim).to(device)
         # running means: how large the discriminator's push must be made, and the usual length of a gradient
         self.balance = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros((), device=device), requires_grad=False) for name in ("scale", "norm")}
         )
+        self.critics = Critics(discriminator, config.lr, config.adversarial, self.generator, self.balance["scale"])
+        self.optimizers = {"generator": self.make_optimizer(), "discriminator": self.critics.optimizer}
 
     def build_discriminator(self) -> PictureDiscriminator | FeatureDiscriminator:
         """Returns the discriminator, newborn. Raises: ValueError for one of features where there are none."""
@@ -147,28 +148,19 @@ class Trainer:
             )  # fmt: skip
         if self.features is None:
             raise ValueError("expected a frozen network for a discriminator of features, got none; pass --critic=FILE")
-        fixed = torch.Generator().manual_seed(config.seed + 1)
-        examples = self.photos.images(torch.randint(len(self.photos), (EXAMPLES,), generator=fixed)).to(self.device)
-        projector = Projector(self.features, examples, fixed).to(self.device)
-        with torch.no_grad():
-            return FeatureDiscriminator(projector, projector(examples[:2]))
+        return build_feature_discriminator(self.features, self.photos, config.seed, self.device)
 
-    def make_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Returns the optimizer of encoder and generator, whose second group is the mapping, and the discriminator's."""
-        config = self.config
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Returns the optimizer of encoder and generator, whose second group is the mapping."""
         others = [p for net in (self.encoder, self.synthesis) for p in net.parameters() if p.requires_grad]
         groups = [{"params": others}, {"params": [*self.mapping.parameters()]}]
-        judged = [p for p in self.discriminator.parameters() if p.requires_grad]
-        return {
-            "generator": torch.optim.Adam(groups, config.lr, betas=(0.5, 0.99)),
-            "discriminator": torch.optim.Adam(judged, config.lr, betas=(0.0, 0.99)),
-        }
+        return torch.optim.Adam(groups, self.config.lr, betas=(0.5, 0.99))
 
     def modules(self) -> dict[str, nn.Module]:
         """Returns what has a state, by the names of stylegan2-pytorch where it has one."""
         return {
-            "S": self.mapping, "G": self.synthesis, "E": self.encoder, "D": self.discriminator, "SE": self.averages[0],
-            "GE": self.averages[1], "balance": self.balance, "moments": self.moments,
+            "S": self.mapping, "G": self.synthesis, "E": self.encoder, "D": self.critics.discriminator,
+            "SE": self.averages[0], "GE": self.averages[1], "balance": self.balance, "moments": self.moments,
         }  # fmt: skip
 
     def state(self, step: int) -> dict:
@@ -204,16 +196,17 @@ class Trainer:
         config, batch = self.config, self.config.batch
         joined = step >= first_with_discriminator(config)
         self.set_rates(falling_rate(config, step))
-        real = self.draw_photos()
+        real = draw_photos(self.photos, batch, self.generator, self.device)
         codes = self.encode(real)
         images = self.generate(self.find_latents(codes.z, int(config.samples * batch) if joined else 0))
         gradient, losses = self.compare(images, real)
-        row = {"step": step, "pixels": losses.pop("pixels"), "divergence": codes.divergence.item()} | losses
+        row = {"step": step, "pixels": losses.pop("pixels"), "divergence": codes.divergence.detach()} | losses
         if joined:
             kept = batch - (len(images) - batch)  # of the reconstructions, and all samples
             fake = torch.cat([images[:kept], images[batch:]]).detach().requires_grad_()
-            row["discriminator"], seen = self.train_discriminator(real, fake, step)
-            row["generator"], push = self.find_push(fake, seen, gradient[:batch].norm(), step)
+            row["discriminator"], seen = self.critics.train(real, fake, step)
+            age = step - first_with_discriminator(config)
+            row["generator"], push = self.critics.push(fake, seen, gradient[:batch].norm(), age)
             gradient[:kept] += push[:kept]
             gradient[batch:] += push[kept:]
         self.optimizers["generator"].zero_grad(set_to_none=True)
@@ -229,16 +222,9 @@ class Trainer:
 
     def set_rates(self, rate: float) -> None:
         """Sets the learning rates of a step."""
-        self.optimizers["discriminator"].param_groups[0]["lr"] = rate
+        self.critics.set_rate(rate)
         for group, times in zip(self.optimizers["generator"].param_groups, (1.0, self.config.mapping_lr), strict=True):
             group["lr"] = rate * times
-
-    def draw_photos(self) -> torch.Tensor:
-        """Returns a batch of photos, every second one mirrored."""
-        index = torch.randint(len(self.photos), (self.config.batch,), generator=self.generator)
-        real = self.photos.images(index).to(self.device)
-        mirrored = (torch.rand(self.config.batch, generator=self.generator) < 0.5).to(self.device)
-        return torch.where(mirrored[:, None, None, None], real.flip(3), real)
 
     def encode(self, real: torch.Tensor) -> Codes:
         """Returns the codes of photos. Source: Kingma and Welling 2014, section 3."""
@@ -269,48 +255,20 @@ class Trainer:
         # equal channels get equal gradients, so tied colours stay tied
         return images.mean(1, keepdim=True).expand(-1, 3, -1, -1) if self.grey else images
 
-    def compare(self, images: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    def compare(self, images: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Returns the reconstruction loss's gradient on images, of which the first are the photos', and its parts."""
         leaf = images.detach().requires_grad_()
         ours = leaf[: len(real)]
         pixels = (ours - real).square().mean()
-        loss, parts = pixels, {"pixels": pixels.item()}
+        loss, parts = pixels, {"pixels": pixels.detach()}
         if self.features:
             with self.autocast():
                 perceptual, identity = measure_distance(self.features, leaf[: len(real)], real)
             loss = loss + self.config.perceptual * perceptual + self.config.identity * identity
-            parts |= {"perceptual": perceptual.item(), "identity": identity.item()}
+            parts |= {"perceptual": perceptual.detach(), "identity": identity.detach()}
         if self.config.inside:
             loss = loss + self.config.inside * (leaf - leaf.clamp(-1, 1)).square().mean()
         return torch.autograd.grad(loss, leaf)[0], parts
-
-    def train_discriminator(self, real: torch.Tensor, fake: torch.Tensor, step: int) -> tuple[float, object]:
-        """Trains the discriminator on photos and generated pictures; returns its loss, and what it saw of the latter."""
-        seen = self.discriminator.look(fake)
-        loss, said = self.discriminator.lose(real, seen, self.generator, step)
-        self.optimizers["discriminator"].zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizers["discriminator"].step()
-        return said, seen
-
-    def find_push(self, fake: torch.Tensor, seen: object, length: torch.Tensor, step: int) -> tuple[float, torch.Tensor]:
-        """Returns the generator's loss, and its gradient on the pictures of which the discriminator saw so much.
-
-        The gradient is made `adversarial` times as long as the reconstruction's, whose length is given.
-        """
-        config, scale = self.config, self.balance["scale"]
-        judged = [p for group in self.optimizers["discriminator"].param_groups for p in group["params"]]
-        for parameter in judged:  # the gradient of none of them is asked for
-            parameter.requires_grad_(False)
-        loss = self.discriminator.lose_generator(seen, self.generator)
-        (push,) = torch.autograd.grad(loss, fake)
-        for parameter in judged:
-            parameter.requires_grad_(True)
-        ratio = length / push.norm().clamp_min(1e-12)
-        scale.lerp_(ratio, 0.01 if scale > 0 else 1.0)
-        # then it is listened to, more and more
-        ramp = min(1.0, max(0.0, (step - first_with_discriminator(config)) / NEWBORN - 1))
-        return loss.item(), push * (config.adversarial * ramp * scale)
 
     @torch.no_grad()
     def draw_samples(self) -> torch.Tensor:

@@ -33,6 +33,14 @@ def load_pictures(source: str | Path, size: int, share: tuple[float, float], *, 
     return load_photos(select_people(people, *share), size, progress=progress)
 
 
+def draw_photos(photos: Photos, count: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
+    """Returns so many photos [count,3,R,R] in [-1,1], each of them mirrored or not."""
+    index = torch.randint(len(photos), (count,), generator=generator)
+    real = images.from_uint8(photos.pixels[index].to(device))  # bytes are a quarter of what would be copied after
+    mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
+    return torch.where(mirrored[:, None, None, None], real.flip(3), real)
+
+
 def is_picture(path: Path | PurePosixPath) -> bool:
     """Returns whether a file is a picture, by its name; hidden files and those that macOS puts into zips are none."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
