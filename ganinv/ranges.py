@@ -76,6 +76,7 @@ RANGES = {
     "perceptual": "[0, 1000]",
     "divergence": "[0, 1000]",
     "identity": "[0, 1000]",
+    "adversarial": "[0, 1000]",
     "lr": "(0, 1e6]",
     "sample_every": "[1, 1e9]",
     # photos, studies, tools

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ganinv.commands import refine_prior as command
 from ganinv.commands.measure_prior import read_took_part
@@ -19,8 +20,9 @@ from ganinv.priors.stylegan2_pytorch import OlderNorm, StyleGAN2PyTorch, build_n
 from ganinv.priors.stylegan2_pytorch_files import load_checkpoint, save_prior
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import save_recognizer
-from ganinv.training import loop, refining
+from ganinv.training import critics, loop, refining
 from ganinv.training.frozen_features import RecognizerFeatures
+from ganinv.training.gan_networks import clip_gradients, update_average
 from ganinv.training.refining import Refining
 from ganinv.training.transport import Gaussian, Sums, Transport, fit_gaussian
 from ganinv.weights.cards import read_card
@@ -173,13 +175,21 @@ def refine(photos: Photos, out: Path, config: Refining = SHORT, prior=None, **op
     return refining.refine_prior(config, prior, photos, [RecognizerFeatures(make_critic())], out, device=CPU, **options)
 
 
+def make_refiner(photos: Photos, **settings) -> refining.Refiner:
+    """Returns a refiner whose rows are filled."""
+    prior, network = StyleGAN2PyTorch(*make_networks()), RecognizerFeatures(make_critic())
+    refiner = refining.Refiner(dataclasses.replace(SHORT, **settings), prior, photos, [network], CPU)
+    refiner.fill()
+    return refiner
+
+
 def test_samples_come_nearer_to_photos_and_the_given_prior_stays(photos, tmp_path):
     rows, prior = [], StyleGAN2PyTorch(*make_networks())
     before = copy.deepcopy(prior.state_dict())
     config = dataclasses.replace(SHORT, steps=201, batch=16, queue=128, recent=64, warm=10, sample_every=1000)
     refine(photos, tmp_path, config, prior, on_step=rows.append)
     assert rows[-1]["distance"] < 0.5 * rows[0]["distance"] and rows[0].keys() == {
-        *("step", "distance", "mean", "spread", "outside")
+        *("step", "distance", "mean", "spread", "outside", "discriminator", "generator")
     }
     assert all(torch.equal(before[name], value) for name, value in prior.state_dict().items())
 
@@ -187,6 +197,7 @@ def test_samples_come_nearer_to_photos_and_the_given_prior_stays(photos, tmp_pat
 @pytest.mark.parametrize("step, before_saving", [(1, False), (4, False), (6, True)])
 def test_a_resumed_refining_ends_in_the_same_bits(step, before_saving, photos, tmp_path, monkeypatch):
     lines, rows = [], []
+    monkeypatch.setattr(critics, "NEWBORN", 1)  # they are heard in step 2
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     whole = refine(photos, tmp_path / "whole", on_plan=lines.append, on_step=rows.append)
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -199,6 +210,9 @@ def test_a_resumed_refining_ends_in_the_same_bits(step, before_saving, photos, t
     assert logs[0] == logs[1] == rows and [row["step"] for row in rows] == list(range(6))
     # a plan, of steps that were undone, changed no bit
     assert len(lines) == 1 and lines[0].startswith("6 steps take about ") and "per step of 4 pictures" in lines[0]
+    states = [load_file(tmp_path / out / "state.safetensors") for out in ("whole", "parts")]
+    assert states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    assert load_state(tmp_path / "parts" / "state.safetensors")["critics"]["scale"] > 0
 
 
 def test_a_state_of_other_settings_is_refused(photos, tmp_path):
@@ -208,9 +222,125 @@ def test_a_state_of_other_settings_is_refused(photos, tmp_path):
         ("began with another prior", {"prior": StyleGAN2PyTorch(*make_networks(seed=1))}),
         ("of another batch or queue", {"config": dataclasses.replace(SHORT, batch=3)}),
         ("of other photos, or of other networks", {"photos": other}),
+        ("it has critics; pass --adversarial as it was", {"config": dataclasses.replace(SHORT, adversarial=0.0)}),
     ):
         with pytest.raises(ValueError, match=f"expected the state of work with these settings .*{words}"):
             refine(**{"photos": photos, "out": tmp_path, "resume": True, **options})
+
+
+def test_a_state_without_critics_goes_on_without_them(photos, tmp_path):
+    alone = dataclasses.replace(SHORT, adversarial=0.0)
+    refine(photos, tmp_path, alone)
+    state = load_state(tmp_path / "state.safetensors")
+    assert state.keys() == {
+        *("S", "G", "SE", "GE", "optimizer", "norm", "rows", "place", "transports", "random", "start", "step", "elapsed")
+    }
+    with pytest.raises(ValueError, match="got another .it has no critics; pass --adversarial=0"):
+        refine(photos, tmp_path, SHORT, resume=True)
+    assert refine(photos, tmp_path, dataclasses.replace(alone, steps=7), resume=True).steps == 7
+
+
+def take_plain_step(refiner: refining.Refiner, step: int) -> None:
+    """Goes a step on by the gradient of the transport's loss alone."""
+    config = refiner.config
+    if step % config.every == 0:
+        refiner.update_transports()
+    rate = config.lr * min(1.0, (step + 1) / config.warm) * refining.fall(step, config.steps, config.decay)
+    refiner.optimizer.param_groups[0]["lr"] = rate
+    images = refiner.draw(config.batch)
+    seen = refiner.look(images)
+    pulls = [one.pull(rows) for one, rows in zip(refiner.transports, seen, strict=True)]
+    outside = (images - images.clamp(-1, 1)).square().mean()
+    loss = sum(weight * pull for weight, pull in zip(refiner.weights, pulls, strict=True)) + config.inside * outside
+    refiner.optimizer.zero_grad()
+    loss.backward()
+    clip_gradients(refiner.optimizer, refiner.norm, config.clip, step)
+    refiner.optimizer.step()
+    for average, net in zip(refiner.averages, (refiner.mapping, refiner.synthesis), strict=True):
+        update_average(average, net, min(config.average, (step + 1) / (step + 10)))
+    refiner.keep(seen)
+
+
+def test_without_critics_the_transport_alone_moves_samples(photos, monkeypatch):
+    monkeypatch.setattr(critics, "NEWBORN", 1)
+    refiner, plain, pushed = (make_refiner(photos, adversarial=size) for size in (0.0, 0.0, 0.6))
+    for step in range(5):
+        refiner.train_step(step), pushed.train_step(step), take_plain_step(plain, step)
+    for name in ("S", "G", "SE", "GE"):
+        one, other, third = (r.modules()[name].state_dict() for r in (refiner, plain, pushed))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+        assert not all(torch.equal(one[key], third[key]) for key in one)
+    assert torch.equal(refiner.generator.get_state(), plain.generator.get_state())  # no photo is drawn
+    assert "D" not in refiner.state(5) and "critics" not in refiner.state(5)
+
+
+def test_critics_are_heard_after_some_steps_of_their_own(photos, monkeypatch):
+    monkeypatch.setattr(critics, "NEWBORN", 3)
+    one, other = (make_refiner(photos, adversarial=size) for size in (0.5, 5.0))
+    newborn = copy.deepcopy(one.critics.discriminator.state_dict())
+    for step, same in ((0, True), (3, True), (4, False)):
+        for refiner in (one, other):
+            refiner.train_step(step)
+        pairs = zip(one.synthesis.parameters(), other.synthesis.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs) is same
+    moved = {
+        key.split(".")[0] for key, value in one.critics.discriminator.state_dict().items() if (value != newborn[key]).any()
+    }
+    assert moved == {"heads"}  # and what frozen networks' maps are mixed by stays
+
+
+def test_the_push_has_its_length_in_units_of_the_transport(photos, monkeypatch):
+    refiner, gradients, pushes = make_refiner(photos, adversarial=0.6), [], []
+    draw, push = refiner.draw, refiner.critics.push
+
+    def draw_and_tell(count):
+        images = draw(count)
+        images.register_hook(gradients.append)
+        return images
+
+    def push_and_tell(fake, seen, length, age):
+        pushes.append((length.clone(), push(fake, seen, length, age)[1]))
+        return torch.zeros(()), pushes[-1][1].clone()
+
+    monkeypatch.setattr(refiner, "draw", draw_and_tell)
+    monkeypatch.setattr(refiner.critics, "push", push_and_tell)
+    refiner.train_step(2 * critics.NEWBORN)  # the first one, so that its own length is the usual one
+    (length, added), (whole,) = pushes[0], gradients
+    assert length > 0 and added.norm().item() == pytest.approx(0.6 * length.item(), rel=1e-4)
+    assert (whole - added).norm().item() == pytest.approx(length.item(), rel=1e-4)  # it is added to what is 1 long
+
+
+def test_newborn_critics_depend_on_the_seed_alone(photos):
+    refiner, network = make_refiner(photos), RecognizerFeatures(make_critic())
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    again = refiner.build_critics([network]).discriminator.state_dict()
+    assert all(torch.equal(again[key], value) for key, value in refiner.critics.discriminator.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), before)  # and leave the other draws as they are
+
+
+@pytest.mark.parametrize("age, share", [(0, 0.0), (1, 0.0), (1.5, 0.5), (2, 1.0), (9, 1.0)])
+def test_a_push_grows_with_the_age_of_critics_and_follows_the_usual_length(age, share, photos):
+    network, generator = RecognizerFeatures(make_critic()), torch.Generator().manual_seed(0)
+    discriminator = critics.build_feature_discriminator(network, photos, 0, CPU)
+    one = critics.Critics(discriminator, 1e-3, 2.0, generator, torch.zeros(()))
+    fake = torch.rand(4, 3, SIDE, SIDE, generator=generator).requires_grad_()
+    seen, age = discriminator.look(fake), round(age * critics.NEWBORN)
+    assert one.push(fake, seen, torch.tensor(3.0), age)[1].norm().item() == pytest.approx(2.0 * 3.0 * share, rel=1e-4)
+    # of one that is twice as long a hundredth counts
+    seen = discriminator.look(fake)
+    expected = pytest.approx(2.0 * (3.0 + 0.01 * 3.0) * share, rel=1e-4)
+    assert one.push(fake, seen, torch.tensor(6.0), age)[1].norm().item() == expected
+    assert all(p.requires_grad for p in one.judged) and not any(p.requires_grad for p in discriminator.projector.parameters())
+
+
+def test_critics_learn_at_a_rate_that_falls_as_that_of_samples_does(photos):
+    refiner = make_refiner(photos, steps=10, decay=0.5, critics_lr=1e-3)
+    rates = []
+    for step in (0, 5, 9):
+        refiner.train_step(step)
+        rates.append(refiner.critics.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3, 1e-3, 2e-4])
 
 
 def test_grey_photos_tie_the_colours_and_the_noise_stays_as_it_was(photos, tmp_path):
@@ -415,6 +545,7 @@ def test_a_prior_that_is_refined_twice_names_all_networks_that_took_part(world, 
         (["--photos=nowhere"], "nowhere"),
         (["--resume"], "expected a state written by ganinv"),
         (["--batch=1"], "expected batch in [2, 1e6], got 1"),
+        (["--adversarial=-1"], "expected adversarial in [0, 1000], got -1"),
         (["--precision=float16"], "expected a precision among auto, bfloat16, float32"),
         (["--features=nowhere.safetensors"], "nowhere.safetensors"),
         (["--world=atlantis"], "expected a world among"),

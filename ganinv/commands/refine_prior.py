@@ -38,6 +38,7 @@ class RefinePrior:
     minutes: float = 0.0  # refine for so long instead; no two such runs are the same
     batch: int = 32  # samples a step
     lr: float = 2e-5  # twice as much swings about the photos
+    adversarial: float = 0.6  # push of critics on a sample, in units of the transport's; 0: no critics
     seed: int = 0  # of the draws
     precision: str = "auto"  # auto | bfloat16 | float32; auto: bfloat16 where the device computes in it
     device: str = "auto"  # auto | cpu | cuda

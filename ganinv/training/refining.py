@@ -1,7 +1,8 @@
 """Refining of a prior: the features of its samples are drawn to where those of photos lie.
 
-No encoder and no discriminator: samples are looked at by frozen networks, and the optimal transport between two Gaussians
-says where each sample's features ought to be; see transport.py.
+No encoder: samples are looked at by frozen networks, and the optimal transport between two Gaussians says where each sample's
+features ought to be; see transport.py. Critics beside it, small discriminators on the same networks' maps, see what two
+Gaussians have no word for, such as grain.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from ganinv.interfaces import Generator
 from ganinv.photos import Photos, hash_photos
 from ganinv.priors.stylegan2_pytorch import OlderNorm, StyleGAN2PyTorch, lay_on_grey
 from ganinv.priors.stylegan2_pytorch_form import run_generator
-from ganinv.training.frozen_features import FrozenFeatures
+from ganinv.training.critics import Critics, build_feature_discriminator
+from ganinv.training.frozen_features import FrozenFeatures, SeveralFeatures
 from ganinv.training.gan_networks import clip_gradients, is_grey, name_weights, tie_colours, update_average
 from ganinv.training.loop import SHOWN, TrainedPrior, run_training
+from ganinv.training.pictures import draw_photos
 from ganinv.training.schedule import fall, tell_even_plan
 from ganinv.training.transport import Gaussian, Sums, Transport
 
@@ -54,6 +57,8 @@ class Refining:
     recent: int = 500  # the last of them, whose mean is taken: an older one lags behind
     every: int = 4  # steps between two transports
     inside: float = 5.0  # weight of the square of what a picture has beyond [-1,1], where frozen networks are blind
+    adversarial: float = 0.6  # size of the critics' gradient on a sample, in units of all else's; 0: there are no critics
+    critics_lr: float = 2e-4
     average: float = 0.995  # per step, of the weights that are kept
     clip: float = 3.0  # longest gradient, in units of its running length
     precision: str = "bfloat16"  # of the convolutions; weights, features and averages stay float32
@@ -174,7 +179,7 @@ class Refiner:
         """Raises: ValueError for fewer than two photos, or a network that has no maps."""
         if len(photos) < 2:
             raise ValueError(f"expected at least 2 photos, got {len(photos)}; add some to --photos")
-        self.config, self.device = config, device
+        self.config, self.photos, self.device = config, photos, device
         self.noise, self.num_ws, self.z_dim = prior.noise.to(device), prior.num_ws, prior.z_dim
         nets = [copy.deepcopy(net).to(device) for net in (prior.mapping, prior.synthesis)]
         self.start = hash_state(
@@ -199,11 +204,26 @@ class Refiner:
         self.weights = [weight for eye in self.eyes for weight in eye.weights]
         self.rows = [torch.zeros(0, one.basis.shape[1], device=device) for one in self.transports]  # of the last samples
         self.place = 0  # in them, of the next
+        self.critics = self.build_critics(networks) if config.adversarial else None
+
+    def build_critics(self, networks: Sequence[FrozenFeatures]) -> Critics:
+        """Returns newborn critics on the maps of all networks."""
+        config = self.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            discriminator = build_feature_discriminator(SeveralFeatures(networks), self.photos, config.seed, self.device)
+        discriminator = discriminator.to(self.device, memory_format=torch.channels_last)
+        scale = torch.zeros((), device=self.device)
+        return Critics(discriminator, config.critics_lr, config.adversarial, self.generator, scale)
+
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """Returns what has a state, by the names of stylegan2-pytorch."""
+        nets = {"S": self.mapping, "G": self.synthesis, "SE": self.averages[0], "GE": self.averages[1]}
+        return nets | ({"D": self.critics.discriminator} if self.critics else {})
 
     def state(self, step: int) -> dict:
         """Returns all that a refining needs to go on from a step."""
-        nets = {"S": self.mapping, "G": self.synthesis, "SE": self.averages[0], "GE": self.averages[1]}
-        return {name: net.state_dict() for name, net in nets.items()} | {
+        kept = {name: net.state_dict() for name, net in self.modules().items()} | {
             "optimizer": self.optimizer.state_dict(),
             "norm": self.norm,
             "rows": self.rows,
@@ -213,20 +233,28 @@ class Refiner:
             "start": self.start,
             "step": step,
         }
+        if self.critics:
+            kept["critics"] = {"optimizer": self.critics.optimizer.state_dict(), "scale": self.critics.scale}
+        return kept
 
     def restore(self, state: dict, file: Path) -> int:
         """Takes up a state, and returns the step that comes next. Raises: ValueError when it is of other settings."""
         if state["start"] != self.start:
             raise ValueError("it began with another prior")
+        if ("critics" in state) != bool(self.critics):
+            had = "critics; pass --adversarial as it was" if "critics" in state else "no critics; pass --adversarial=0"
+            raise ValueError(f"it has {had}")
         if [rows.shape[0] for rows in state["rows"]] != [self.count_rows()] * len(self.rows):
             raise ValueError("it is of another batch or queue")
         pairs = list(zip(self.transports, state["transports"], strict=True))
         if not all(math.isclose(kept["variance"], own.variance, rel_tol=1e-3) for own, kept in pairs):
             raise ValueError("it is of other photos, or of other networks")
-        nets = {"S": self.mapping, "G": self.synthesis, "SE": self.averages[0], "GE": self.averages[1]}
-        for name, net in nets.items():
+        for name, net in self.modules().items():
             restore(net, state[name], file)
         restore(self.optimizer, state["optimizer"], file)
+        if self.critics:
+            restore(self.critics.optimizer, state["critics"]["optimizer"], file)
+            self.critics.scale.copy_(state["critics"]["scale"])
         self.norm = state["norm"].to(self.device)
         self.rows, self.place = [rows.to(self.device) for rows in state["rows"]], state["place"]
         for own, kept in pairs:
@@ -280,15 +308,22 @@ class Refiner:
         config = self.config
         if step % config.every == 0:
             self.update_transports()
-        rate = config.lr * min(1.0, (step + 1) / config.warm) * fall(step, config.steps, config.decay)
-        self.optimizer.param_groups[0]["lr"] = rate
+        falling = fall(step, config.steps, config.decay)
+        self.optimizer.param_groups[0]["lr"] = config.lr * min(1.0, (step + 1) / config.warm) * falling
         images = self.draw(config.batch)
-        seen = self.look(images)
-        pulls = [transport.pull(rows) for transport, rows in zip(self.transports, seen, strict=True)]
-        outside = (images - images.clamp(-1, 1)).square().mean()
-        loss = sum(weight * pull for weight, pull in zip(self.weights, pulls, strict=True)) + config.inside * outside
+        leaf = images.detach().requires_grad_()
+        seen, outside = self.look(leaf), (leaf - leaf.clamp(-1, 1)).square().mean()
+        pulls = [weight * one.pull(rows) for weight, one, rows in zip(self.weights, self.transports, seen, strict=True)]
+        (gradient,) = torch.autograd.grad(sum(pulls) + config.inside * outside, leaf)
+        row = {"step": step} | self.tell_gap() | {"outside": outside.detach()}
+        if self.critics:
+            self.critics.set_rate(config.critics_lr * falling)
+            real = draw_photos(self.photos, config.batch, self.generator, self.device)
+            row["discriminator"], judged = self.critics.train(real, leaf, step)
+            row["generator"], push = self.critics.push(leaf, judged, gradient.norm(), step)
+            gradient += push
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        images.backward(gradient)
         clip_gradients(self.optimizer, self.norm, config.clip, step)
         self.optimizer.step()
         # a short memory at first, so that early averages are not full of the first weights
@@ -296,7 +331,7 @@ class Refiner:
         for average, net in zip(self.averages, (self.mapping, self.synthesis), strict=True):
             update_average(average, net, decay)
         self.keep(seen)
-        return {"step": step} | self.tell_gap() | {"outside": outside.item()}, images[:0].detach()
+        return row, images[:0].detach()
 
     def tell_gap(self) -> dict[str, float]:
         """Returns transport.Gap's numbers when the transports were found last, a mean over the maps by their weights."""
