@@ -92,7 +92,7 @@ class AttackConfig:
     candidates: int = 2000  # seeded latents scored by the target for the start; 0: random ones, unscored
     restarts: int = 4  # best candidates per identity that are optimised
     keep: int = 1  # results kept per identity
-    psi: float = 0.8  # truncation of the start
+    psi: float = 1.0  # truncation of the start; 1: none
     bound: float = 1.0  # standard deviations of the prior that w may leave its mean
     final_transforms: int = 64  # random transforms in the final choice
     batch: int = 0  # most candidates that share a batch, which changes last bits alone; 0: 40, on CUDA as --memory says

@@ -23,7 +23,7 @@ class JudgePictures:
     photos: str = ""  # folder with new photos of the users, for judges and the check of the target; "": the world's
     force: bool = False  # go on though the check of the target on --photos finds it fed wrongly
     candidates: int = 2000  # of the control "best candidate", scored by the target; 0: without it
-    psi: float = 0.8  # truncation of the controls from the prior
+    psi: float = 1.0  # truncation of the controls from the prior
     seed: int = 0  # of the controls
     device: str = "auto"  # auto | cpu | cuda
     out: str = ""  # the report's folder; "": runs/judged-<world>-<NNN>

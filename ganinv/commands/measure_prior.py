@@ -26,7 +26,7 @@ class MeasurePrior:
     )
     features: str = "dlib,sface"  # recognizers, as --judge takes them, with commas between
     world: str = "synthetic"  # whose prior and photos are taken where none are given
-    psis: tuple[float, ...] = (1.0, 0.8)  # truncations; 0.8 is the attacks' own
+    psis: tuple[float, ...] = (1.0, 0.8)  # truncations; 1, none, is the attacks' own
     count: int = 2000  # samples, and as many held-out photos; at most as many as there are
     seed: int = 0  # of the samples
     out: str = ""  # folder of quality.json and sheets; "": runs/<name of the prior's file>-quality
