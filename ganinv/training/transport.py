@@ -136,5 +136,6 @@ class Transport:
         for name, value in state.items():
             if isinstance(value, torch.Tensor):
                 setattr(self, name, value.to(self.basis.device))
+        self.basis = self.basis.T.contiguous().T  # as eigh lays it out: the last bits of a product depend on that
         self.photos = Gaussian(**{name: value.to(self.basis.device) for name, value in state["photos"].items()})
         self.gap = Gap(**state["gap"])
