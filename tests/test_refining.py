@@ -21,7 +21,7 @@ from ganinv.priors.stylegan2_pytorch_files import load_checkpoint, save_prior
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import save_recognizer
 from ganinv.training import critics, loop, refining
-from ganinv.training.frozen_features import RecognizerFeatures
+from ganinv.training.frozen_features import RecognizerFeatures, SeveralFeatures
 from ganinv.training.gan_networks import clip_gradients, update_average
 from ganinv.training.refining import Refining
 from ganinv.training.transport import Gaussian, Sums, Transport, fit_gaussian
@@ -425,6 +425,8 @@ def test_a_crop_leaves_out_no_more_than_its_share_and_lies_anywhere_within():
 class Deaf:
     """A frozen network of equal maps, or of none, and no embeddings; sizes: of the pictures that it was shown."""
 
+    embeds_beyond_maps = False
+
     def __init__(self, maps: int, side: int = 0):
         self.maps, self.side, self.sizes = maps, side, []
 
@@ -433,13 +435,43 @@ class Deaf:
         return [each(images)] * self.maps, None
 
 
-def test_a_network_that_knows_no_people_weighs_less_and_the_deepest_map_comes_first(photos):
+class Pooled(RecognizerFeatures):
+    """The features of a recognizer whose embedding is merely the mean of its last map."""
+
+    embeds_beyond_maps = False
+
+    def look(self, images, each):
+        maps, _ = super().look(images)
+        return [each(one) for one in maps], maps[-1].mean((2, 3))
+
+
+def test_an_embedding_is_the_deepest_that_is_seen_unless_it_is_a_mean_of_the_last_map(photos):
+    recognizer, images = make_critic(), photos.images(slice(6))
+    last, before = (one.mean((2, 3)) for one in RecognizerFeatures(recognizer).look(images)[0][:-3:-1])
+    embeddings = recognizer.backbone(images * 2)
+    for network, expected in (
+        (RecognizerFeatures(recognizer), [embeddings, last]),
+        (Pooled(recognizer), [last, before]),
+    ):
+        (eye,) = refining.make_eyes([network], SHORT, images)
+        assert eye.weights == (1.0, 0.5)
+        for one, other in zip(eye.look(images), expected, strict=True):
+            torch.testing.assert_close(one, other)
+    four, five = (dataclasses.replace(SHORT, depths=(1.0,) * count) for count in (4, 5))
+    for config, network, count in ((four, Pooled, 4), (five, Pooled, 4), (five, RecognizerFeatures, 5)):
+        (eye,) = refining.make_eyes([network(recognizer)], config, images)
+        assert len(eye.weights) == len(eye.look(images)) == count  # all that there is, no more
+    assert SeveralFeatures([Deaf(1), RecognizerFeatures(recognizer)]).embeds_beyond_maps
+    assert not SeveralFeatures([Deaf(1), Pooled(recognizer)]).embeds_beyond_maps
+
+
+def test_a_network_that_knows_no_people_weighs_less_and_the_embedding_comes_first(photos):
     prior, trunk = StyleGAN2PyTorch(*make_networks()), RecognizerFeatures(make_critic())
     settings = dataclasses.replace(SHORT, depths=(1.0, 0.5), strangers=0.3, components=2)
     refiner = refining.Refiner(settings, prior, photos, [trunk, Deaf(2)], CPU)
     assert refiner.weights == [1.0, 0.5, 0.3]
     maps = trunk.look(photos.images(slice(2)))[0]
-    assert [len(one.basis) for one in refiner.transports] == [maps[-1].shape[1], maps[-2].shape[1], 3]
+    assert [len(one.basis) for one in refiner.transports] == [8, maps[-1].shape[1], 3]
     assert all(one.basis.shape[1] <= 2 for one in refiner.transports)
     few = dataclasses.replace(photos, pixels=photos.pixels[:4], person=photos.person[:4])
     refiner = refining.Refiner(dataclasses.replace(settings, components=256), prior, few, [trunk], CPU)

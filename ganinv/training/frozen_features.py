@@ -30,7 +30,13 @@ def normalise(features: torch.Tensor) -> torch.Tensor:
 
 
 class FrozenFeatures(Protocol):
-    """A frozen network of a training, which is part of no state. It must not be a judge of what the prior yields."""
+    """A frozen network of a training, which is part of no state. It must not be a judge of what the prior yields.
+
+    embeds_beyond_maps: whether layers of its own lie between the last map and the embeddings. If not, the embeddings are
+    merely the mean over the last map, or there are none.
+    """
+
+    embeds_beyond_maps: bool
 
     def look(self, images: torch.Tensor, each: Reader = as_it_is) -> tuple[list[torch.Tensor], torch.Tensor | None]:
         """Returns what `each` makes of the maps [N,C,h,w], largest first, and the embeddings [N,D], of images in [-1,1]."""
@@ -42,6 +48,8 @@ class RecognizerFeatures:
 
     Raises: ValueError for one without a plain chain of convolutions.
     """
+
+    embeds_beyond_maps = True
 
     def __init__(self, recognizer: CosineRecognizer):
         if not isinstance(getattr(recognizer, "backbone", [None])[0], nn.Sequential):
@@ -67,6 +75,8 @@ class TrunkFeatures:
 
     embeds: whether the mean over its last map is an embedding.
     """
+
+    embeds_beyond_maps = False
 
     def __init__(self, trunk: MobileNetV2 | FaceTrunk, side: int = 0, *, embeds: bool = False):
         self.trunk, self.side, self.embeds = trunk, side, embeds  # 0: that of the pictures
@@ -97,6 +107,7 @@ class SeveralFeatures:
 
     def __init__(self, parts: Sequence[FrozenFeatures]):
         self.parts = parts
+        self.embeds_beyond_maps = any(part.embeds_beyond_maps for part in parts)
 
     def look(self, images: torch.Tensor, each: Reader = as_it_is) -> tuple[list[torch.Tensor], torch.Tensor | None]:
         """Returns all maps, and the embeddings of those that have any, of unit norm, in one."""

@@ -48,7 +48,7 @@ class Refining:
     lr: float = 2e-5  # of synthesis and mapping alike: at twice as much, samples swing about the photos
     warm: int = 50  # steps in which the rate rises
     decay: float = 0.35  # share of the steps, at the end, in which the rate falls to zero in a straight line
-    depths: tuple[float, ...] = (1.0, 0.5)  # weights of a network's deepest map, of the one before it, ...
+    depths: tuple[float, ...] = (1.0, 0.5)  # weights of the deepest that a network sees, of what lies before it, ...
     strangers: float = 0.3  # of the deepest map of a network without embeddings, which knows things and not people
     jitter: float = 0.15  # of a picture's side, which a random crop leaves out at most: pixels cannot be tuned to a network
     most_photos: int = 20_000  # that are looked at
@@ -102,8 +102,11 @@ def crop_randomly(images: torch.Tensor, side: int, jitter: float, generator: tor
 class Eye:
     """A frozen network that looks at random crops of pictures [N,3,R,R].
 
-    weights: of its deepest map, of the one before it, ...; size: of the pictures that it looks at; side: of the crops,
-    which all networks share.
+    What it sees is, from the deepest on: its embedding, then the means of its last map, of the one before it, ... An
+    embedding that is merely the mean of the last map is not seen twice; see FrozenFeatures.embeds_beyond_maps.
+
+    weights: of what it sees, the deepest first; size: of the pictures that it looks at; side: of the crops, which all
+    networks share.
     """
 
     network: FrozenFeatures
@@ -113,11 +116,12 @@ class Eye:
     jitter: float
 
     def look(self, crops: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the means [N,C] of the maps that have a weight, the deepest first."""
+        """Returns what has a weight of what the network sees, each [N,C], the deepest first."""
         if crops.shape[3] != self.size:
             crops = F.interpolate(crops, size=self.size, mode="bilinear", antialias=True)
-        maps, _ = self.network.look(crops, pool)
-        return maps[::-1][: len(self.weights)]
+        maps, embedding = self.network.look(crops, pool)
+        seen = [*maps, embedding] if self.network.embeds_beyond_maps else maps
+        return seen[::-1][: len(self.weights)]
 
     def crop(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Returns what is looked at of images."""
@@ -132,7 +136,8 @@ def make_eyes(networks: Sequence[FrozenFeatures], config: Refining, example: tor
         maps, embeddings = network.look(example, pool)
         if not maps:
             raise ValueError("expected frozen networks with maps, got one that has none; pass another --critic")
-        weights = config.depths[: len(maps)] if embeddings is not None else (config.strangers,)
+        deepest = len(maps) + network.embeds_beyond_maps
+        weights = config.depths[:deepest] if embeddings is not None else (config.strangers,)
         eyes.append(Eye(network, weights, size, max(resolution, *sizes), config.jitter))
     return eyes
 
