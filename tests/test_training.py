@@ -159,7 +159,8 @@ def test_a_discriminator_of_features_tells_photos_from_noise(photos):
     faces, noise = photos["public"].images(slice(16)), torch.rand(16, 3, SIDE, SIDE, generator=generator) * 2 - 1
     projector = frozen_features.Projector(features, faces, generator)
     maps = projector(faces)
-    assert [tuple(one.shape[2:]) for one in maps][:2] == [(8, 8), (16, 16)]  # the picture's own, then the largest
+    # the picture's own, then the largest that is smaller than the picture
+    assert [tuple(one.shape[2:]) for one in maps] == [(8, 8), (8, 8), (4, 4), (2, 2)]
     assert all(0.1 < one.square().mean() < 10 for one in maps)
     discriminator = discriminators.FeatureDiscriminator(projector, maps)
     trained = [p for p in discriminator.parameters() if p.requires_grad]
@@ -177,6 +178,31 @@ def test_a_discriminator_of_features_tells_photos_from_noise(photos):
     (push,) = torch.autograd.grad(before, leaf)
     after = discriminator.lose_generator(discriminator.look(noise - 0.5 * push / push.norm()), generator)
     assert after < before
+
+
+class Stacked:
+    """A frozen network whose maps are a picture's thumbnails of some sides; no embeddings."""
+
+    embeds_beyond_maps = False
+
+    def __init__(self, sides: tuple[int, ...]):
+        self.sides = sides
+
+    def look(self, images, each=frozen_features.as_it_is):
+        return [each(torch.nn.functional.adaptive_avg_pool2d(images, side)) for side in self.sides], None
+
+
+def test_a_projector_leaves_out_maps_as_large_as_the_picture_unless_there_is_no_other():
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def project(*sides: int) -> list[torch.Tensor]:
+        return frozen_features.Projector(Stacked(sides), images, torch.Generator().manual_seed(1))(images)
+
+    for sides, kept in (((8, 8, 4, 2), (4, 2)), ((12, 8, 4), (12, 4)), ((4, 2), (4, 2))):
+        ours, theirs = project(*sides), project(*kept)
+        assert [one.shape[2] for one in ours] == [4, *kept]
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    assert [one.shape[1:] for one in project(8, 8)] == [(12, 4, 4), (32, 8, 8)]  # the last one is kept
 
 
 def test_without_samples_the_discriminator_sees_every_reconstruction(photos, tmp_path, monkeypatch):

@@ -156,7 +156,8 @@ class Projector(nn.Module):
 
     A 1x1 convolution mixes the channels of each map; from the deepest on, a 3x3 convolution and an enlargement mix it into
     the next, so that a discriminator cannot hold on to a few features alone. The picture itself comes first: trunks hardly
-    mind a wrong tint. Source: Sauer et al. 2021, Projected GANs Converge Faster, section 3.2.
+    mind a wrong tint. A map as large as the picture is left out, if there is another: it costs as much as all others, and
+    has little that the picture has not. Source: Sauer et al. 2021, Projected GANs Converge Faster, section 3.2.
     """
 
     def __init__(self, features: FrozenFeatures, examples: torch.Tensor, generator: torch.Generator):
@@ -165,6 +166,9 @@ class Projector(nn.Module):
         self.features = [features]  # in a list: no part of the state
         with torch.no_grad():
             maps, _ = features.look(examples)
+        others = [level for level, one in enumerate(maps) if one.shape[2:] != examples.shape[2:]]
+        self.levels = others or [len(maps) - 1]  # of the maps that are looked at
+        maps = [maps[level] for level in self.levels]
         channels = [min(192, 32 * 2**level) for level in range(len(maps))]
         self.register_buffer("scales", torch.stack([1 / one.float().square().mean().sqrt() for one in maps]))
         self.mix = nn.ModuleList(nn.Conv2d(one.shape[1], c, 1) for one, c in zip(maps, channels, strict=True))
@@ -175,7 +179,8 @@ class Projector(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Returns maps [N,C,h,w], the picture's own first, of images in [-1,1]."""
-        maps, _ = self.features[0].look(images)
+        found, _ = self.features[0].look(images)
+        maps = [found[level] for level in self.levels]
         above, mixed = None, []
         for level in reversed(range(len(maps))):
             x = self.mix[level](maps[level].float() * self.scales[level])
