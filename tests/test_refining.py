@@ -541,7 +541,7 @@ def test_refine_prior_writes_a_prior_with_its_card_and_measures_it(world, monkey
     assert card["refined"]["data"]["hash_range"] == [0.0, 0.8]
     assert read_took_part("run/prior.safetensors") == ["eye.safetensors", "critic.safetensors"]
     marked = {f"{name} (took part in the training)" for name in ("eye", "critic")}
-    assert marked < card["metrics"]["psi 1.0"].keys() and "psi 0.8" in card["metrics"]
+    assert marked < card["metrics"]["psi 1.0"].keys()
     refined, before = (load_checkpoint(place) for place in ("run/prior.safetensors", world.file("prior")))
     assert refined.mapping.net[0].lr_mul == 0.2
     assert not torch.equal(refined.mapping.net[0].weight, before.mapping.net[0].weight)

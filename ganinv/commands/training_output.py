@@ -105,7 +105,8 @@ def keep_prior(file: Path, weights: Mapping, card: dict, networks: Mapping, sour
     if networks:
         generator = load_generator(str(file), device)  # measured as it is kept, rounded
         real = load_real(source, generator.resolution, MEASURED)
-        card["metrics"] = measure(generator, networks, real, file.parent, (1.0, AttackConfig().psi), card["seed"])
+        psis = tuple(sorted({1.0, AttackConfig().psi}, reverse=True))
+        card["metrics"] = measure(generator, networks, real, file.parent, psis, card["seed"])
         save_prior(file, weights, card, **options)
         for line in tell_quality(card["metrics"]):
             print(line)
