@@ -34,9 +34,9 @@ class Photos:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def images(self, index: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """Returns float32 images [n,3,R,R] in [-1,1]."""
-        return images.from_uint8(self.pixels[index])
+    def images(self, index: torch.Tensor | slice = slice(None), device: torch.device | str = "cpu") -> torch.Tensor:
+        """Returns float32 images [n,3,R,R] in [-1,1] on a device, to which their bytes are copied."""
+        return images.from_uint8(self.pixels[index].to(device))
 
 
 def hash_photos(photos: Photos) -> str:

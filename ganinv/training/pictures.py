@@ -36,7 +36,7 @@ def load_pictures(source: str | Path, size: int, share: tuple[float, float], *, 
 def draw_photos(photos: Photos, count: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
     """Returns so many photos [count,3,R,R] in [-1,1], each of them mirrored or not."""
     index = torch.randint(len(photos), (count,), generator=generator)
-    real = images.from_uint8(photos.pixels[index].to(device))  # bytes are a quarter of what would be copied after
+    real = photos.images(index, device)
     mirrored = (torch.rand(count, generator=generator) < 0.5).to(device)
     return torch.where(mirrored[:, None, None, None], real.flip(3), real)
 

@@ -29,10 +29,10 @@ class RandomPhotos:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def images(self, index: torch.Tensor) -> torch.Tensor:
+    def images(self, index: torch.Tensor, device: torch.device | str = "cpu") -> torch.Tensor:
         """Returns images [n,3,R,R] in [-1,1]."""
         self.take_turn()
-        return from_uint8(self.pixels[index])
+        return from_uint8(self.pixels[index].to(device))
 
 
 def measure_training(bench: Bench) -> Iterator[dict]:
