@@ -62,7 +62,7 @@ def build_feature_discriminator(
 ) -> FeatureDiscriminator:
     """Returns a newborn discriminator of what frozen networks see; its first weights are the global generator's."""
     fixed = torch.Generator().manual_seed(seed + 1)
-    examples = photos.images(torch.randint(len(photos), (EXAMPLES,), generator=fixed)).to(device)
+    examples = photos.images(torch.randint(len(photos), (EXAMPLES,), generator=fixed), device)
     projector = Projector(features, examples, fixed).to(device)
     with torch.no_grad():
         return FeatureDiscriminator(projector, projector(examples[:2]))

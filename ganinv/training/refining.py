@@ -151,7 +151,7 @@ def fit_photos(eye: Eye, photos: Photos, most: int, device: torch.device) -> lis
     """
     generator = seeded("photos")
     chosen = torch.randperm(len(photos), generator=generator)[:most]
-    probes = eye.look(photos.images(slice(PROBED)).to(device))
+    probes = eye.look(photos.images(slice(PROBED), device))
     digest = hashlib.sha256(f"{hash_photos(photos)} {len(chosen)} {eye.size} {eye.side} {eye.jitter}".encode())
     for probe in probes:
         digest.update(probe.cpu().contiguous().numpy().tobytes())
@@ -161,7 +161,7 @@ def fit_photos(eye: Eye, photos: Photos, most: int, device: torch.device) -> lis
     if any(moments is None for moments in kept):
         sums = [Sums() for _ in probes]
         for part in open_bar(chosen.split(LOOKED_AT), "looking at photos", leave=False):
-            images = photos.images(part).to(device)
+            images = photos.images(part, device)
             for one, rows in zip(sums, eye.look(eye.crop(torch.cat([images, images.flip(3)]), generator)), strict=True):
                 one.add(rows)
         fitted = [one.fit() for one in sums]
@@ -202,7 +202,7 @@ class Refiner:
         self.optimizer = torch.optim.Adam(trained, config.lr, betas=(0.5, 0.99))
         self.norm = torch.zeros((), device=device)  # the usual length of a gradient
         self.generator = seeded(config.seed, "refining")
-        self.eyes = make_eyes(networks, config, photos.images(slice(2)).to(device))
+        self.eyes = make_eyes(networks, config, photos.images(slice(2), device))
         most = min(config.components, len(photos) - 1)
         gaussians = [one for eye in self.eyes for one in fit_photos(eye, photos, config.most_photos, device)]
         self.transports = [Transport(one, most) for one in gaussians]
