@@ -395,11 +395,16 @@ def test_train_gan_writes_a_prior_with_its_card(world, monkeypatch, capsys):
     assert read_card("prior/prior.safetensors")["sha256"] == card["sha256"]
 
 
+def write_zip(file: str, people: Path) -> None:
+    """Writes the pictures of a folder of people, side by side."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for index, path in enumerate(sorted(people.rglob("*.png"))):
+            archive.write(path, f"{index:05d}.png")
+
+
 def test_train_gan_takes_a_zip_of_pictures_and_measures_the_prior(world, people, monkeypatch, capsys):
     monkeypatch.setattr("ganinv.training.prior_quality.detect_faces", lambda pictures: torch.ones(len(pictures)))
-    with zipfile.ZipFile("faces.zip", "w") as archive:
-        for index, path in enumerate(sorted((people / "public").rglob("*.png"))):
-            archive.write(path, f"{index:05d}.png")
+    write_zip("faces.zip", people / "public")
     torch.manual_seed(0)
     eye = CosineRecognizer("squeezenet1_1", num_identities=0, embedding_dim=4, input_size=32).eval()
     save_recognizer(eye, "eye.safetensors", {"role": "lpips_face"})
@@ -443,6 +448,16 @@ def test_train_recognizer_trains_networks_to_enrol_in(world, monkeypatch, capsys
     assert load_recognizer("judge/judge.safetensors", "cpu").num_identities is None
     assert [(entry.name, entry.sees_users) for entry in find_world(NAME).judge_entries] == [("judge", False)]
     assert "0 steps take about 1 s, until" in capsys.readouterr().out
+
+
+def test_train_recognizer_teaches_a_critic_pictures_of_a_zip(world, people, monkeypatch):
+    write_zip("faces.zip", people / "public")
+    words = [*COMMON, "--photos=faces.zip", "--role=critic", "--architecture=squeezenet1_1", "--out=critic"]
+    assert run_main(monkeypatch, recognizer_command, *words) == 0
+    card = read_card("critic/critic.safetensors")
+    learnt, held_out = card["data"]["public"], card["metrics"]["unseen_people"]
+    assert learnt["photos"] == learnt["people"] and learnt["photos"] + held_out["photos"] == 60
+    assert held_out.keys() == {"photos", "people"} and held_out["people"] == held_out["photos"] > 0
 
 
 @pytest.mark.parametrize(

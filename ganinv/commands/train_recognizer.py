@@ -26,7 +26,7 @@ class TrainRecognizer:
         "classes"  # classes: users are among a target's and a judge's | gallery: they are enrolled, by enrol_users.py
     )
     world: str = "synthetic"  # name or folder; a folder of your own gets the weights too
-    photos: str = ""  # "": data/<world>; folder with private/ and public/, one sub-folder per person
+    photos: str = ""  # "": data/<world>; folder of private/ and public/; a zip or folder of pictures for who meets no user
     out: str = ""  # folder of state, log and weights; "": runs/<world>-<role>
     architecture: str = ""  # a torchvision classifier; "": the role's own
     steps: int = 0  # 0: the role's own
@@ -41,11 +41,13 @@ def run(config: TrainRecognizer) -> None:
     """Trains, measures what the weights that are kept can do, and writes weights and card."""
     from tqdm import tqdm
 
+    from ganinv.commands.measure_prior import find_source
     from ganinv.photos import list_people, load_photos
     from ganinv.recognizers.loading import load_recognizer, save_recognizer
     from ganinv.training import recognizer as training
+    from ganinv.training.pictures import load_pictures
     from ganinv.training.recipes import HELD_OUT, MEASURED, PHOTOS_PER_USER, USERS
-    from ganinv.worlds.world import load_public, open_world
+    from ganinv.worlds.world import open_world
 
     if config.users not in USERS:
         raise ValueError(f"expected --users among {', '.join(USERS)}, got {config.users}")
@@ -66,7 +68,8 @@ def run(config: TrainRecognizer) -> None:
 
     people = list_people(Path(photos) / world.users) if recipe.sees_users else None
     users = load_photos(people, world.resolution, split="train", most=PHOTOS_PER_USER) if people else None
-    public = load_public(world, photos, recipe.public) if recipe.public else None
+    source = Path(photos) / world.public if recipe.sees_users else find_source(photos, world)
+    public = load_pictures(source, world.resolution, recipe.public) if recipe.public else None
     with shown(config, settings.steps, config.role, out) as on_step:
         model = training.train_recognizer(
             settings, users, public, out, device=device, resume=config.resume, on_step=on_step, on_plan=tqdm.write
@@ -84,10 +87,13 @@ def run(config: TrainRecognizer) -> None:
     }
     save_recognizer(model, weights, card)
     model = load_recognizer(str(weights), device)  # measured as it is kept, rounded
-    held_out = load_public(world, photos, HELD_OUT, most=MEASURED)
-    told = {"photos": len(held_out), "people": len(held_out.names)}
-    embeddings = training.embed_photos(model, held_out)
-    card["metrics"]["unseen_people"] = told | training.verification(embeddings, held_out.person)
+    held_out = load_pictures(source, world.resolution, HELD_OUT)
+    few = held_out.person < MEASURED
+    held_out = dataclasses.replace(held_out, pixels=held_out.pixels[few], person=held_out.person[few])
+    told = {"photos": len(held_out), "people": int(held_out.person[-1]) + 1}
+    if told["photos"] > told["people"]:  # with one photo each there is no pair to accept
+        told |= training.verification(training.embed_photos(model, held_out), held_out.person)
+    card["metrics"]["unseen_people"] = told
     if people:
         test = load_photos(people, world.resolution, split="test")
         card["metrics"]["users_top1"] = training.top1(model, test)
