@@ -484,7 +484,10 @@ def test_a_prior_that_is_refined_twice_names_all_networks_that_took_part(world, 
     "words, message",
     [
         (["--critic="], "expected --critic=FILE, frozen networks in whose features samples are brought to photos, got none"),
-        (["--critic=eye.safetensors"], "expected an alexnet_trunk or a vgg_trunk for its features, got squeezenet1_1"),
+        (
+            ["--critic=eye.safetensors"],
+            "expected a vgg_trunk, an alexnet_trunk or a resnet18 to see with, got squeezenet1_1",
+        ),
         (["--critic=nowhere.safetensors"], "nowhere.safetensors"),
         (["--prior=people"], "expected a prior of stylegan2-pytorch to refine, got RenderedPeople"),
         (["--prior=nowhere.safetensors"], "nowhere.safetensors"),

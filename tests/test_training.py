@@ -259,9 +259,27 @@ def test_the_face_distance_is_zero_to_itself_and_leads_there(photos):
     assert distance(others - 1e-2 * slope / slope.norm(), faces)[0] < perceptual
 
 
+@pytest.mark.parametrize(
+    "architecture, shapes",
+    [
+        ("vgg_trunk", [(32, 32), (64, 16), (128, 8), (256, 4)]),
+        ("resnet18-0.25", [(64, 16), (16, 8), (32, 4), (64, 2)]),
+    ],
+)
+def test_the_features_of_a_recognizer_are_its_maps_and_its_embedding(architecture, shapes):
+    torch.manual_seed(0)
+    recognizer = CosineRecognizer(architecture, num_identities=0, embedding_dim=8, input_size=32).eval()
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    maps, embeddings = frozen_features.RecognizerFeatures(recognizer).look(images)
+    assert [(one.shape[1], one.shape[3]) for one in maps] == shapes
+    assert torch.allclose(torch.nn.functional.normalize(embeddings, dim=1), recognizer(images).embeddings, atol=1e-6)
+
+
 def test_a_recognizer_without_a_plain_trunk_is_no_face_distance():
-    with pytest.raises(ValueError, match="expected an alexnet_trunk or a vgg_trunk for its features, got resnet18"):
-        frozen_features.RecognizerFeatures(CosineRecognizer("resnet18", num_identities=0, embedding_dim=8))
+    with pytest.raises(
+        ValueError, match="expected a vgg_trunk, an alexnet_trunk or a resnet18 to see with, got squeezenet1_1"
+    ):
+        frozen_features.RecognizerFeatures(CosineRecognizer("squeezenet1_1", num_identities=0, embedding_dim=8))
 
 
 def test_folded_moments_bring_samples_to_where_the_codes_are():

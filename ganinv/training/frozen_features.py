@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ganinv.engine.standins import import_torchvision
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import load_recognizer
 from ganinv.training.face_trunk import SIDE, FaceTrunk, is_face_trunk, load_face_trunk
@@ -44,30 +46,42 @@ class FrozenFeatures(Protocol):
 
 
 class RecognizerFeatures:
-    """The features of a recognizer that was trained on public people only: its maps before each pooling.
+    """The features of a recognizer that was trained on public people only: its maps before each halving.
 
-    Raises: ValueError for one without a plain chain of convolutions.
+    Raises: ValueError for one that is neither a plain chain of convolutions nor a ResNet.
     """
 
     embeds_beyond_maps = True
 
     def __init__(self, recognizer: CosineRecognizer):
-        if not isinstance(getattr(recognizer, "backbone", [None])[0], nn.Sequential):
-            kind = getattr(recognizer, "architecture", type(recognizer).__name__)
-            raise ValueError(f"expected an alexnet_trunk or a vgg_trunk for its features, got {kind}")
         self.recognizer = recognizer
+        self.stages, self.rest = split_stages(recognizer)
 
     def look(self, images: torch.Tensor, each: Reader = as_it_is) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Returns the maps and the embeddings; see FrozenFeatures."""
-        trunk, *rest = self.recognizer.backbone
         x, maps = images * 2, []
-        for layer in trunk:
-            if isinstance(layer, nn.MaxPool2d):
-                maps.append(each(x))
-            x = layer(x)
-        for layer in rest:
-            x = layer(x)
-        return maps, x
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(each(x))
+        return maps, self.rest(x)
+
+
+def split_stages(recognizer: CosineRecognizer) -> tuple[list[nn.Module], nn.Module]:
+    """Returns the layers of a recognizer up to each of its maps, largest first, and those beyond the last.
+
+    Raises: ValueError, see RecognizerFeatures.
+    """
+    trunk, *head = getattr(recognizer, "backbone", [None])
+    if isinstance(trunk, import_torchvision().models.ResNet):
+        stem, pooled = nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu), nn.Sequential(trunk.maxpool, trunk.layer1)
+        rest = [trunk.layer4, trunk.avgpool, nn.Flatten(), trunk.fc]
+        return [stem, pooled, trunk.layer2, trunk.layer3], nn.Sequential(*rest, *head)
+    if not isinstance(trunk, nn.Sequential):
+        kind = getattr(recognizer, "architecture", type(recognizer).__name__)
+        raise ValueError(f"expected a vgg_trunk, an alexnet_trunk or a resnet18 to see with, got {kind}")
+    halvings = [index for index, layer in enumerate(trunk) if isinstance(layer, nn.MaxPool2d)]
+    chunks = [trunk[begin:end] for begin, end in itertools.pairwise([0, *halvings, len(trunk)])]
+    return chunks[:-1], nn.Sequential(*chunks[-1], *head)
 
 
 class TrunkFeatures:
