@@ -57,8 +57,15 @@ def run(config: MeasurePrior) -> None:
 
 
 def find_source(photos: str, world) -> Path:
-    """Returns the zip or folder of a prior's pictures: the public people of a world's photo folder, where there are."""
-    public = Path(photos) / world.public
+    """Returns the zip or folder of a prior's pictures: the public people of a world's photo folder, where there are.
+
+    Raises: ValueError for a folder that holds registered users and nobody else: they are not to be learned.
+    """
+    public, users = Path(photos) / world.public, Path(photos) / world.users
+    if users.is_dir() and not public.is_dir():
+        raise ValueError(
+            f"expected public people in {public}, got registered users alone, in {users}; add FOLDER/PERSON/PHOTO"
+        )
     return public if public.is_dir() else Path(photos)
 
 

@@ -26,7 +26,7 @@ class TrainRecognizer:
         "classes"  # classes: users are among a target's and a judge's | gallery: they are enrolled, by enrol_users.py
     )
     world: str = "synthetic"  # name or folder; a folder of your own gets the weights too
-    photos: str = ""  # "": data/<world>; folder of private/ and public/; a zip or folder of pictures for who meets no user
+    photos: str = ""  # "": data/<world>; folder of private/ and public/; for a role that meets no user also a zip
     out: str = ""  # folder of state, log and weights; "": runs/<world>-<role>
     architecture: str = ""  # a torchvision classifier; "": the role's own
     steps: int = 0  # 0: the role's own
@@ -70,6 +70,10 @@ def run(config: TrainRecognizer) -> None:
     users = load_photos(people, world.resolution, split="train", most=PHOTOS_PER_USER) if people else None
     source = Path(photos) / world.public if recipe.sees_users else find_source(photos, world)
     public = load_pictures(source, world.resolution, recipe.public) if recipe.public else None
+    # now: none of them must not cost a training
+    held_out = load_pictures(source, world.resolution, HELD_OUT)
+    few = held_out.person < MEASURED
+    held_out = dataclasses.replace(held_out, pixels=held_out.pixels[few], person=held_out.person[few])
     with shown(config, settings.steps, config.role, out) as on_step:
         model = training.train_recognizer(
             settings, users, public, out, device=device, resume=config.resume, on_step=on_step, on_plan=tqdm.write
@@ -87,9 +91,6 @@ def run(config: TrainRecognizer) -> None:
     }
     save_recognizer(model, weights, card)
     model = load_recognizer(str(weights), device)  # measured as it is kept, rounded
-    held_out = load_pictures(source, world.resolution, HELD_OUT)
-    few = held_out.person < MEASURED
-    held_out = dataclasses.replace(held_out, pixels=held_out.pixels[few], person=held_out.person[few])
     told = {"photos": len(held_out), "people": int(held_out.person[-1]) + 1}
     if told["photos"] > told["people"]:  # with one photo each there is no pair to accept
         told |= training.verification(training.embed_photos(model, held_out), held_out.person)
