@@ -203,7 +203,8 @@ class RayWorkers:
             yield
         except (errors.ObjectStoreFullError, errors.OutOfDiskError) as error:
             raise FaultError(
-                "the cluster's object store is full, and so is the disk behind it; start it with more --object-store-memory"
+                "the cluster's object store is full, and so is the disk behind it; start it with more --object-store-memory "
+                "or make room: Ray writes to no disk of which less than 5 % are free"
             ) from error
 
     def dismiss(self) -> None:
