@@ -136,8 +136,14 @@ def choose_photos(files: list[Path], split: str) -> list[Path]:
 
 
 def select_people(people: dict[str, list[Path]], low: float, high: float) -> dict[str, list[Path]]:
-    """Returns the people whose name hashes into [low,high): a fixed share of any population."""
-    return {name: files for name, files in people.items() if low <= unit_hash(name) < high}
+    """Returns the people whose name hashes into [low,high): a fixed share of any population.
+
+    Raises: ValueError when there are none.
+    """
+    found = {name: files for name, files in people.items() if low <= unit_hash(name) < high}
+    if not found:
+        raise ValueError(f"expected people whose name hashes into [{low},{high}), got none of {len(people)}; add people")
+    return found
 
 
 def load_photos(

@@ -74,3 +74,37 @@ def test_what_is_no_set_of_pictures_is_refused(people, tmp_path):
     (tmp_path / "torn.png").write_bytes(one.read_bytes()[:40])
     with pytest.raises(ValueError, match="expected a readable picture, got torn.png"):
         load_pictures(make_zip(tmp_path / "torn.zip", {"torn.png": tmp_path / "torn.png"}), SIDE, ALL)
+
+
+@pytest.mark.parametrize(
+    "other, places",
+    [
+        ("private/n00", "in private/n00 and in public/p00"),
+        ("", "in . and in public/p00"),
+        ("public", "in public and in public/p00"),
+    ],
+)
+def test_a_zip_of_more_than_one_folder_of_people_is_refused(other, places, people, tmp_path):
+    """Else registered users would be learned, and two people of one name would be one."""
+    first, *others = list_photos(people)
+    members = {f"{other}/{first.name}".strip("/"): first}
+    file = make_zip(tmp_path / "a.zip", members | {f"public/{p.parent.name}/{p.name}": p for p in [first, *others]})
+    with pytest.raises(ValueError, match=f"one folder per person, side by side in .*a.zip, got some {places}"):
+        load_pictures(file, SIDE, ALL)
+
+
+def test_a_damaged_zip_is_one_line(people, tmp_path):
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", b"0123456789" * 100)
+        start = archive.getinfo("a.png").header_offset + 30 + len("a.png")
+    content = bytearray(file.read_bytes())
+    content[start : start + 4] = b"\xff" * 4  # no block of deflate begins so
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="expected a zip of pictures, got .*a.zip, whose a.png is broken"):
+        load_pictures(file, SIDE, ALL)
+
+
+def test_a_share_in_which_nobody_is_is_named(people):
+    with pytest.raises(ValueError, match=r"people whose name hashes into \[0.0,0.001\), got none of 5; add people"):
+        load_pictures(people, SIDE, (0.0, 0.001))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -21,7 +22,8 @@ def load_pictures(source: str | Path, size: int, share: tuple[float, float], *, 
 
     source: a folder with one sub-folder per person; a folder of pictures, each of a person of its own, named by its file;
     or a zip of one of them. A picture falls into the same share from a folder and from a zip.
-    Raises: ValueError when there is no picture, both pictures and folders, or a broken file (naming it).
+    Raises: ValueError when there is no picture, both pictures and folders, folders of people in several places, or a broken
+    file (naming it).
     """
     source = Path(source)
     if source.is_file():
@@ -70,10 +72,18 @@ def read_zip(file: Path, size: int, share: tuple[float, float], *, progress: boo
 def group_members(archive: zipfile.ZipFile, share: tuple[float, float]) -> dict[str, list[zipfile.ZipInfo]]:
     """Returns person -> pictures of a share of the people in a zip, both sorted by name.
 
-    A person is a folder; where all pictures lie in one, each is a person of its own.
+    A person is a folder; where all pictures lie in one, each is a person of its own. Raises: ValueError where folders with
+    pictures do not lie side by side: two may be of one name, and one place may be that of the users.
     """
     found = [(path, info) for info in archive.infolist() if is_picture(path := PurePosixPath(info.filename))]
-    flat = len({path.parent for path, _ in found}) == 1
+    folders = sorted({path.parent for path, _ in found})
+    flat = len(folders) == 1
+    one = folders[0] if folders else PurePosixPath()
+    if apart := [other for other in folders[1:] if other.parent != one.parent or not one.parts]:
+        raise ValueError(
+            f"expected pictures, or one folder per person, side by side in {archive.filename}, got some in {one} and in "
+            f"{apart[0]}; zip one folder of people, or of pictures"
+        )
     people: dict[str, list[zipfile.ZipInfo]] = {}
     for path, info in sorted(found, key=lambda one: one[0]):
         person = path.name if flat else path.parent.name
@@ -86,7 +96,13 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> n
     """Returns one picture of a zip, uint8 [size,size,3]. Raises: ValueError naming it when it cannot be decoded."""
     if info.file_size > MOST_BYTES:
         raise ValueError(f"expected pictures below {MOST_BYTES >> 20} MiB, got {info.filename} of {info.file_size >> 20} MiB")
-    return images.load_pixels(NamedBytes(archive.read(info), info.filename), size)
+    try:
+        content = archive.read(info)
+    except (zlib.error, EOFError) as error:
+        raise ValueError(
+            f"expected a zip of pictures, got {archive.filename}, whose {info.filename} is broken ({error}); make it anew"
+        ) from error
+    return images.load_pixels(NamedBytes(content, info.filename), size)
 
 
 class NamedBytes(io.BytesIO):
