@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganinv.commands import enrol_users
+from ganinv.commands import embed_references, enrol_users
 from ganinv.metrics import faces
 from ganinv.photos import list_people, select_people, split_photos
 from ganinv.recognizers.cosine import CosineRecognizer
@@ -17,7 +17,7 @@ from ganinv.training.recipes import HELD_OUT
 from ganinv.weights.cards import describe_photos, read_card
 from ganinv.worlds.assets import load_assets
 from ganinv.worlds.world import World, load_public, load_world
-from tests.tiny_world import run_main, write_people
+from tests.tiny_world import make_tiny_world, run_main, write_people
 
 USERS = 3
 
@@ -79,7 +79,19 @@ def test_users_are_enrolled_in_a_network_that_was_trained_here(tmp_path, monkeyp
     write_people(Path("few/public"), 30, photos=1, prefix="n")
     capsys.readouterr()
     assert run_main(monkeypatch, enrol_users, flags[0].replace("photos=photos", "photos=few"), *flags[1:]) == 2
-    assert "expected 142 held-out people or more in few" in capsys.readouterr().err
+    held_out = len(select_people(list_people("few/public"), *HELD_OUT))
+    assert f"expected 142 held-out people or more in few, got {held_out}; add people" in capsys.readouterr().err
+
+
+def test_references_stay_where_nobody_is_held_out(tmp_path, monkeypatch, capsys):
+    world = make_tiny_world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write_people(tmp_path / "photos/public", 2, photos=1, prefix="n")
+    write_people(tmp_path / "photos" / world.users, 1, photos=4, prefix="q")  # a user more than were embedded
+    before = world.file("references").read_bytes()
+    assert run_main(monkeypatch, embed_references, "--world=weights", "--photos=photos", "--device=cpu") == 2
+    assert "expected people whose name hashes into [0.8,1.0), got none of 2" in capsys.readouterr().err
+    assert world.file("references").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from ganinv import images
+from ganinv.commands import train_factors
 from ganinv.photos import Photos
 from ganinv.rendered.factors import FACTORS, draw_people
 from ganinv.rendered.photos import name_person
@@ -20,6 +23,7 @@ from ganinv.worlds.truth import (
     save_regressor,
     standardise,
 )
+from tests.tiny_world import run_main
 
 COUNT = len(FACTORS)
 
@@ -99,3 +103,24 @@ def test_what_has_a_side_is_not_mirrored():
     found = estimate(Sided(), image)[0]
     sided = [factor.name in ("mole_x", "hair_parting") for factor in FACTORS]
     assert found.tolist() == [1.0 if one else 0.5 for one in sided]
+
+
+@pytest.mark.parametrize(
+    "manifest, people, message",  # person 2 is the only one of these that is held out
+    [
+        ({"shift": 0.5}, (0, 1, 2), "expected people of prepare_people.py without --shift, got photos of --shift=0.5"),
+        ({"shift": 0.0}, (0, 1), "expected people whose name hashes into [0.8,1.0), got none of 2"),
+        (None, (0, 1, 2), "expected 2 held-out people or more in photos, got 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_the_training(manifest, people, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for person in people:
+        folder = Path("photos/public") / name_person(person)
+        folder.mkdir(parents=True)
+        images.save(torch.zeros(3, 8, 8), folder / "0.png")
+    if manifest is not None:
+        Path("photos/prepared.json").write_text(json.dumps(manifest))
+    flags = ["--world=worlds/a", "--photos=photos", "--out=out", "--steps=1", "--device=cpu", "--wandb=disabled"]
+    assert run_main(monkeypatch, train_factors, *flags) == 2
+    assert message in capsys.readouterr().err and not Path("out/factors.safetensors").exists()

@@ -36,15 +36,15 @@ def run(config: EmbedReferences) -> None:
     folder = config.photos or f"data/{world.name}"
     names = list_people(f"{folder}/{world.users}")
     photos, judges = load_references(world, folder), [world.load_judge(entry) for entry in world.judge_entries]
+    # the average of thousands of people is nobody: a start for the white-box pixel attack
+    mean = load_public(world, folder, (0.0, HELD_OUT[0]), most=5000).images().mean(0)
+    strangers = None if config.out else load_public(world, folder, HELD_OUT)  # now: without any nothing is written
     out = Path(config.out or world.file("references"))
     out.parent.mkdir(parents=True, exist_ok=True)
     References.from_photos(photos, judges, device).save(out)
-    # the average of thousands of people is nobody: a start for the white-box pixel attack
-    mean = load_public(world, folder, (0.0, HELD_OUT[0]), most=5000).images().mean(0)
     images.save(mean, out.parent / "public_mean.png")
-    if not config.out:
+    if strangers is not None:
         world = world.register("references", out).register("public_mean", out.parent / "public_mean.png")
-        strangers = load_public(world, folder, HELD_OUT)
         world.with_thresholds({judge.name: measure_thresholds(judge, strangers) for judge in judges}).save()
     print(f"{out}: {len(photos)} photos of {len(names)} users, embedded by {', '.join(judge.name for judge in judges)}")
 

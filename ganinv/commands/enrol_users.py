@@ -83,9 +83,9 @@ def measure_threshold(world, network, config: EnrolUsers) -> float:
     from ganinv.worlds.world import load_public
 
     strangers = load_public(world, config.photos, HELD_OUT)
-    found, pairs = measure_thresholds(Judge("target", network, sees_users=False), strangers)
+    found, _ = measure_thresholds(Judge("target", network, sees_users=False), strangers)
     if OPERATING_RATE not in found:
-        raise ValueError(f"expected 142 held-out people or more in {config.photos}, got {pairs} pairs of them; add people")
+        raise ValueError(f"expected 142 held-out people or more in {config.photos}, got {len(strangers.names)}; add people")
     return found[OPERATING_RATE]
 
 

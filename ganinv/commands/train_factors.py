@@ -46,7 +46,11 @@ def run(config: TrainFactors) -> None:
     weights = out / "factors.safetensors"
     cli.check_training(settings)
     claim_output(out, weights, resume=config.resume)
-    photos = load_public(world, folder, (0.0, HELD_OUT[0]))
+    check_unshifted(Path(folder))
+    # now: none of them must not cost a training
+    photos, held_out = (load_public(world, folder, share) for share in ((0.0, HELD_OUT[0]), HELD_OUT))
+    if len(held_out.names) < 2:
+        raise ValueError(f"expected 2 held-out people or more in {folder}, got 1; render more with --public")
     with shown(config, settings.steps, "factors", out) as on_step:
         model = training.train_factors(settings, photos, out, device=device, resume=config.resume, on_step=on_step)
     card = {
@@ -59,13 +63,23 @@ def run(config: TrainFactors) -> None:
     }
     save_regressor(model, weights, card)
     model = load_regressor(weights, device)  # measured as it is kept, rounded
-    model.r2 = training.measure_r2(model, load_public(world, folder, HELD_OUT)).to(device)
+    model.r2 = training.measure_r2(model, held_out).to(device)
     names = [factor.name for factor in FACTORS]
     card["metrics"] = {"r2_on_unseen_people": dict(zip(names, model.r2.tolist(), strict=True))}
     card["metrics"]["readable_factors"] = int(model.readable.sum())
     save_regressor(model, weights, card)
     register_output(world, "factors", weights)
     print(f"{weights}: {card['metrics']['readable_factors']} of {len(names)} factors can be read off photos")
+
+
+def check_unshifted(folder: Path) -> None:
+    """Raises: ValueError for people of prepare_people.py --shift: their names are seeds of people who look otherwise."""
+    from ganinv.json_data import read_json
+    from ganinv.photos import MANIFEST
+
+    shift = read_json(folder / MANIFEST).get("shift", 0.0) if (folder / MANIFEST).is_file() else 0.0
+    if shift:
+        raise ValueError(f"expected people of prepare_people.py without --shift, got {folder} of --shift={shift}")
 
 
 def main() -> None:

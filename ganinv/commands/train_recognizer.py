@@ -68,6 +68,9 @@ def run(config: TrainRecognizer) -> None:
 
     people = list_people(Path(photos) / world.users) if recipe.sees_users else None
     users = load_photos(people, world.resolution, split="train", most=PHOTOS_PER_USER) if people else None
+    if users is not None and (unseen := sorted({*range(len(people))} - {*users.person.tolist()})):
+        name = users.names[unseen[0]]
+        raise ValueError(f"expected 3 photos or more of each user, got {len(people[name])} of {name}; add photos")
     source = Path(photos) / world.public if recipe.sees_users else find_source(photos, world)
     public = load_pictures(source, world.resolution, recipe.public) if recipe.public else None
     # now: none of them must not cost a training
@@ -92,7 +95,7 @@ def run(config: TrainRecognizer) -> None:
     save_recognizer(model, weights, card)
     model = load_recognizer(str(weights), device)  # measured as it is kept, rounded
     told = {"photos": len(held_out), "people": int(held_out.person[-1]) + 1}
-    if told["photos"] > told["people"]:  # with one photo each there is no pair to accept
+    if told["photos"] > told["people"] > 1:  # with one photo each there is no pair to accept; of one person, none to refuse
         told |= training.verification(training.embed_photos(model, held_out), held_out.person)
     card["metrics"]["unseen_people"] = told
     if people:

@@ -245,7 +245,7 @@ def verification(embeddings: torch.Tensor, person: torch.Tensor) -> dict[str, fl
     genuine, impostor = (similarity[pairs & above].sort().values for pairs in (same, ~same))
     found = {"auc": (torch.searchsorted(impostor, genuine).double() / len(impostor)).mean().item()}
     for rate in (1e-2, 1e-3, 1e-4):
-        if rate == 1e-2 or len(impostor) * rate >= 1:
+        if len(impostor) * rate >= 1:
             threshold = impostor[min(len(impostor) - 1, math.ceil((1 - rate) * len(impostor)))]
             found[f"accept_at_far_{rate:.0e}".replace("e-0", "e-")] = (genuine > threshold).double().mean().item()
     return found | {
