@@ -14,15 +14,16 @@ from safetensors.torch import load_file
 
 from ganinv.commands import train_gan as gan_command
 from ganinv.commands import train_recognizer as recognizer_command
+from ganinv.commands.training_output import register_output
 from ganinv.engine.checkpoint import load_state, save_state, truncate_jsonl
 from ganinv.interfaces import FaultError
-from ganinv.photos import Photos, list_people, load_photos
+from ganinv.photos import Photos, list_people, load_photos, unit_hash
 from ganinv.priors.stylegan2_pytorch_files import load_checkpoint
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.recognizers.loading import load_recognizer, save_recognizer
 from ganinv.training import critics, discriminators, frozen_features, gan, latents, loop, recipes, recognizer, schedule
 from ganinv.weights.cards import read_card
-from ganinv.worlds.world import World, find_world
+from ganinv.worlds.world import World, find_world, open_world
 from tests.killing import Killed, kill_at
 from tests.tiny_world import NAME, register, run_main, write_people
 
@@ -394,6 +395,48 @@ def test_a_folder_of_registered_users_alone_teaches_no_stranger(world, people, m
     assert not list(Path("new").glob("*.safetensors"))
 
 
+def test_a_user_without_a_photo_to_train_on_is_named(world, people, tmp_path, monkeypatch, capsys):
+    write_people(tmp_path / "few/private", 2, photos=3, side=SIDE)
+    write_people(tmp_path / "few/private", 1, photos=2, side=SIDE, prefix="q")
+    (tmp_path / "few/public").symlink_to(people / "public")
+    words = [*COMMON, "--photos=few", "--architecture=squeezenet1_1", "--out=target"]
+    assert run_main(monkeypatch, recognizer_command, *words) == 2
+    assert "expected 3 photos or more of each user, got 2 of q00; add photos" in capsys.readouterr().err
+    assert not Path("target/target.safetensors").exists()
+
+
+def test_of_one_held_out_person_nothing_is_measured(world, people, monkeypatch):
+    names = sorted((path.name for path in (people / "public").iterdir()), key=unit_hash)
+    Path("few").mkdir()
+    for name in (*names[:3], names[-1]):  # the last alone is held out
+        Path("few", name).symlink_to(people / "public" / name)
+    assert unit_hash(names[2]) < recipes.HELD_OUT[0] <= unit_hash(names[-1])
+    words = [*COMMON, "--photos=few", "--role=critic", "--architecture=squeezenet1_1", "--out=critic"]
+    assert run_main(monkeypatch, recognizer_command, *words) == 0
+    assert read_card("critic/critic.safetensors")["metrics"]["unseen_people"] == {"photos": 2, "people": 1}
+
+
+def test_what_two_trainings_add_to_a_world_at_once_stays(world, monkeypatch):
+    """The second began before the first was ready."""
+    first, second = open_world("weights"), open_world("weights")
+    for role, begun in (("target", first), ("verifier", second)):
+        save_recognizer(
+            CosineRecognizer("linear", num_identities=0, embedding_dim=4, input_size=8), f"{role}.safetensors", {}
+        )
+        register_output(begun, role, Path(f"{role}.safetensors"), sees_users=False if role == "verifier" else None)
+    found = find_world("weights")
+    assert found.roles == {"target": "target.safetensors"} and [entry.name for entry in found.judge_entries] == ["verifier"]
+
+
+def test_a_training_that_begins_anew_has_a_log_of_its_own(world, monkeypatch):
+    Path("critic").mkdir()
+    Path("critic/steps.jsonl").write_text('{"step": 0, "loss": 9.0}\n')  # of one that ended before its first state
+    words = [*COMMON, "--role=critic", "--architecture=squeezenet1_1", "--out=critic"]
+    assert run_main(monkeypatch, recognizer_command, *words) == 0
+    rows = [json.loads(line) for line in Path("critic/steps.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 2] and rows[0]["loss"] != 9.0
+
+
 @pytest.mark.parametrize(
     "command, words, message",
     [
@@ -401,9 +444,9 @@ def test_a_folder_of_registered_users_alone_teaches_no_stranger(world, people, m
         (recognizer_command, ["--role=jury"], "expected a role among target, judge"),
         (recognizer_command, ["--architecture=resnet19"], "expected a torchvision classifier such as resnet18"),
         (recognizer_command, ["--photos=nowhere"], "nowhere"),
-        (recognizer_command, ["--resume"], "expected a state written by ganinv"),
+        (recognizer_command, ["--resume"], "state.safetensors, got none; leave --resume out to begin anew"),
         (gan_command, ["--world=atlantis"], "expected a world among"),
-        (gan_command, ["--resume"], "expected a state written by ganinv"),
+        (gan_command, ["--resume"], "state.safetensors, got none; leave --resume out to begin anew"),
         (gan_command, ["--wandb=perhaps"], "expected a wandb mode"),
         (gan_command, ["--resolution=24"], "expected a resolution that is a power of 2"),
         (gan_command, ["--discriminator=words"], "expected a discriminator among pictures, features, got words"),

@@ -13,11 +13,21 @@ MEASURED = 2000  # samples, and as many held-out photos
 
 
 def claim_output(out: Path, weights: Path, *, resume: bool) -> None:
-    """Makes the output folder. Raises: ValueError when it holds a training and resume is not asked for."""
-    for file, what in ((weights, "a finished training"), (out / "state.safetensors", "a training")):
+    """Makes the output folder; the log of a training that ended before its first state is removed.
+
+    Raises: ValueError when it holds a training and resume is not asked for, or when it is and there is none.
+    """
+    from ganinv.engine.checkpoint import find_before
+
+    state = out / "state.safetensors"
+    for file, what in ((weights, "a finished training"), (state, "a training")):
         if file.exists() and not resume:
             raise ValueError(f"expected a new folder, got {out}, which holds {what}; pass --resume or another --out")
+    if resume and not (state.exists() or find_before(state).exists()):
+        raise ValueError(f"expected the state of a training in {state}, got none; leave --resume out to begin anew")
     out.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        (out / "steps.jsonl").unlink(missing_ok=True)
 
 
 def register_output(world, role: str, weights: Path, *, sees_users: bool | None = None, is_target: bool = False) -> None:
@@ -25,10 +35,11 @@ def register_output(world, role: str, weights: Path, *, sees_users: bool | None 
 
     A shipped world stays as it is. sees_users, is_target: see World.register.
     """
-    from ganinv.worlds.world import PRETRAINED
+    from ganinv.worlds.world import PRETRAINED, open_world
 
     if world.folder.parent != PRETRAINED:
-        world.register(role, weights, sees_users=sees_users, is_target=is_target)
+        # as it is now: while this was trained, another training may have added what it made
+        open_world(world.folder).register(role, weights, sees_users=sees_users, is_target=is_target)
         print(f"{world.folder}: {role} added")
 
 
