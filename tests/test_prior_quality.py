@@ -55,7 +55,7 @@ def test_a_prior_of_one_face_covers_nothing(real):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> Path:
-    """A prior and a recognizer of random weights, and 60 people."""
+    """A prior and two recognizers of random weights, and 60 people."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     mapping, synthesis = build_networks(SIDE, 1, w_dim=8, depth=2)
@@ -64,10 +64,11 @@ def folder(tmp_path, monkeypatch) -> Path:
     parts = {"SE": mapping, "GE": synthesis}
     weights = {f"{name}.{key}": value for name, net in parts.items() for key, value in net.state_dict().items()}
     save_prior("prior.safetensors", weights, {"role": "prior", "networks": {"critic": "eye.safetensors"}})
-    recognizer = CosineRecognizer("squeezenet1_1", num_identities=0, embedding_dim=4, input_size=32).eval()
     for name in ("eye", "other"):
+        recognizer = CosineRecognizer("squeezenet1_1", num_identities=0, embedding_dim=4, input_size=32).eval()
         save_recognizer(recognizer, f"{name}.safetensors", {"role": "verifier"})
     write_people(tmp_path / "photos", 60, photos=1, side=SIDE)
+    write_people(tmp_path / "alone", 1, photos=6, side=SIDE)
     return tmp_path
 
 
@@ -82,11 +83,35 @@ def test_a_prior_is_measured_at_every_psi_and_a_network_of_its_training_is_marke
     assert quality["command"].startswith("python scripts/measure_prior.py") and {"psi 1.0", "psi 0.5"} <= quality.keys()
     marked = "eye (took part in the training)"
     assert {"samples", marked, "other", "faces_found", "absent"} == quality["psi 1.0"].keys()
-    assert quality["psi 1.0"]["other"] == quality["psi 1.0"][marked] != quality["psi 0.5"]["other"]
+    assert quality["psi 1.0"]["other"] != quality["psi 0.5"]["other"]
     # 0, 1/n, ... of which a tenth is 0.9 or more
     assert quality["psi 1.0"]["faces_found"] == pytest.approx(0.1, abs=1 / quality["psi 1.0"]["samples"])
     assert {path.name for path in Path("out").glob("*.png")} == {"samples.png", "samples-psi0.5.png", "interpolations.png"}
     assert "psi 0.5, other" in capsys.readouterr().out
+
+
+def test_a_network_is_known_again_by_its_bytes_and_two_of_one_name_are_both_measured(folder):
+    torch.manual_seed(5)
+    for name in ("one", "two"):
+        Path(name).mkdir()
+        for suffix in ("safetensors", "json"):
+            Path(name, f"eye.{suffix}").write_bytes(Path(f"eye.{suffix}").read_bytes())
+        model = CosineRecognizer("squeezenet1_1", num_identities=0, embedding_dim=4, input_size=32).eval()
+        save_recognizer(model, f"{name}/other.safetensors", {"role": "verifier"})
+    specs = ["one/eye.safetensors", "one/other.safetensors", "two/other.safetensors"]
+    names = ["eye (took part in the training)", "one/other.safetensors", "two/other.safetensors"]
+    assert [*command.load_networks(specs, "cpu", took_part=["eye.safetensors"])] == names
+
+
+def test_what_another_command_measured_stays_where_no_folder_is_named(folder, monkeypatch, capsys):
+    monkeypatch.setattr(prior_quality, "detect_faces", lambda pictures: torch.ones(len(pictures)))
+    words = [word for word in COMMON if not word.startswith("--out")] + ["--features=other.safetensors"]
+    assert run_main(monkeypatch, command, *words) == 0
+    before = Path("runs/prior-quality/quality.json").read_text()
+    assert run_main(monkeypatch, command, *words, "--seed=1") == 2
+    assert "got runs/prior-quality, which holds what another command measured; pass --out" in capsys.readouterr().err
+    assert Path("runs/prior-quality/quality.json").read_text() == before
+    assert run_main(monkeypatch, command, *words) == 0
 
 
 def test_photos_are_embedded_once_for_all_priors_and_anew_by_another_network(folder, monkeypatch):
@@ -135,7 +160,10 @@ def test_what_cannot_be_measured_is_absent_with_its_reason(folder, monkeypatch, 
         ("--prior=nowhere.pt", "nowhere.pt"),
         ("--photos=nowhere", "nowhere"),
         ("--count=0", "expected count in [1, 1e6], got 0"),
-        ("--count=2", "more than k=3 rows"),
+        ("--count=5", "expected 6 photos or more a side to measure a prior, of 2 people, got 5 a side"),
+        ("--features=,", "expected recognizers to measure with, got none; pass --features=dlib,sface"),
+        ("--held-out=alone", "got 6 a side, of 1 held-out people"),
+        ("--held-out=photos", "expected held-out photos that nothing was trained on, got"),
         ("--psis=(2.0,)", "expected psis in (0, 1.5], got 2"),
     ],
 )
@@ -143,6 +171,7 @@ def test_a_mistake_is_one_line(word, message, folder, monkeypatch, capsys):
     assert run_main(monkeypatch, command, *COMMON, "--features=other.safetensors", word) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]
+    assert not Path("out/quality.json").exists()
 
 
 def test_interpolations_begin_and_end_at_samples(folder, monkeypatch):

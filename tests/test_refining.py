@@ -430,6 +430,7 @@ def world(people, tmp_path, monkeypatch) -> World:
     world.register("prior", world.file("prior"))
     register(monkeypatch, world, tmp_path)
     (tmp_path / "data").symlink_to(people)
+    write_people(tmp_path / "few", 6, photos=1, side=SIDE)
     for name, model in (
         ("critic", make_critic()),
         ("eye", CosineRecognizer("squeezenet1_1", num_identities=0, embedding_dim=4, input_size=32)),
@@ -493,11 +494,12 @@ def test_a_prior_that_is_refined_twice_names_all_networks_that_took_part(world, 
         (["--prior=nowhere.safetensors"], "nowhere.safetensors"),
         (["--prior=critic.safetensors"], "critic.safetensors"),
         (["--photos=nowhere"], "nowhere"),
-        (["--resume"], "expected a state written by ganinv"),
+        (["--resume"], "state.safetensors, got none; leave --resume out to begin anew"),
         (["--batch=1"], "expected batch in [2, 1e6], got 1"),
         (["--adversarial=-1"], "expected adversarial in [0, 1000], got -1"),
         (["--precision=float16"], "expected a precision among auto, bfloat16, float32"),
         (["--features=nowhere.safetensors"], "nowhere.safetensors"),
+        (["--features=eye.safetensors", "--photos=few"], "expected 6 photos or more a side"),
         (["--world=atlantis"], "expected a world among"),
     ],
 )

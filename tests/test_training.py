@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from ganinv.commands import train_gan as gan_command
 from ganinv.commands import train_recognizer as recognizer_command
+from ganinv.commands.measure_prior import read_took_part
 from ganinv.commands.training_output import register_output
 from ganinv.engine.checkpoint import load_state, save_state, truncate_jsonl
 from ganinv.interfaces import FaultError
@@ -293,6 +294,7 @@ def world(people, tmp_path, monkeypatch) -> World:
     world.save()
     register(monkeypatch, world, tmp_path)
     (tmp_path / "data").symlink_to(people)
+    write_people(tmp_path / "few", 6, photos=1, side=SIDE)
     return world
 
 
@@ -338,6 +340,22 @@ def test_train_gan_takes_a_zip_of_pictures_and_measures_the_prior(world, people,
     assert card["resolution"] == 8 and card["data"]["public"]["photos"] > 40 and "take about" in capsys.readouterr().out
     assert card["metrics"].keys() == {"psi 1.0"} and card["metrics"]["psi 1.0"]["eye"]["frechet_ratio"] > 0
     assert Path("prior/interpolations.png").is_file()
+
+
+def test_a_prior_names_the_networks_of_the_training_with_whose_state_it_began(world, monkeypatch, capsys):
+    torch.manual_seed(0)
+    for name in ("first", "second"):
+        critic = CosineRecognizer("vgg_trunk", num_identities=0, embedding_dim=8, input_size=SIDE).eval()
+        save_recognizer(critic, f"{name}.safetensors", {"role": "critic"})
+    words = [*COMMON, "--capacity=1", "--batch=4"]
+    assert run_main(monkeypatch, gan_command, *words, "--critic=first.safetensors,", "--out=one") == 0
+    start = ["--critic=second.safetensors", "--start=one/state.safetensors"]
+    assert run_main(monkeypatch, gan_command, *words, *start, "--out=two") == 0
+    assert read_took_part("two/prior.safetensors") == ["second.safetensors", "first.safetensors"]
+    assert "says which networks took part" not in capsys.readouterr().err
+    Path("one/prior.safetensors").unlink()
+    assert run_main(monkeypatch, gan_command, *words, *start, "--out=three") == 0
+    assert "one/state.safetensors: no prior.safetensors beside it says which networks took part" in capsys.readouterr().err
 
 
 def test_train_recognizer_writes_a_target_with_its_card(world, monkeypatch, capsys):
@@ -396,10 +414,10 @@ def test_a_folder_of_registered_users_alone_teaches_no_stranger(world, people, m
 
 
 def test_a_user_without_a_photo_to_train_on_is_named(world, people, tmp_path, monkeypatch, capsys):
-    write_people(tmp_path / "few/private", 2, photos=3, side=SIDE)
-    write_people(tmp_path / "few/private", 1, photos=2, side=SIDE, prefix="q")
-    (tmp_path / "few/public").symlink_to(people / "public")
-    words = [*COMMON, "--photos=few", "--architecture=squeezenet1_1", "--out=target"]
+    write_people(tmp_path / "uneven/private", 2, photos=3, side=SIDE)
+    write_people(tmp_path / "uneven/private", 1, photos=2, side=SIDE, prefix="q")
+    (tmp_path / "uneven/public").symlink_to(people / "public")
+    words = [*COMMON, "--photos=uneven", "--architecture=squeezenet1_1", "--out=target"]
     assert run_main(monkeypatch, recognizer_command, *words) == 2
     assert "expected 3 photos or more of each user, got 2 of q00; add photos" in capsys.readouterr().err
     assert not Path("target/target.safetensors").exists()
@@ -407,11 +425,11 @@ def test_a_user_without_a_photo_to_train_on_is_named(world, people, tmp_path, mo
 
 def test_of_one_held_out_person_nothing_is_measured(world, people, monkeypatch):
     names = sorted((path.name for path in (people / "public").iterdir()), key=unit_hash)
-    Path("few").mkdir()
+    Path("one").mkdir()
     for name in (*names[:3], names[-1]):  # the last alone is held out
-        Path("few", name).symlink_to(people / "public" / name)
+        Path("one", name).symlink_to(people / "public" / name)
     assert unit_hash(names[2]) < recipes.HELD_OUT[0] <= unit_hash(names[-1])
-    words = [*COMMON, "--photos=few", "--role=critic", "--architecture=squeezenet1_1", "--out=critic"]
+    words = [*COMMON, "--photos=one", "--role=critic", "--architecture=squeezenet1_1", "--out=critic"]
     assert run_main(monkeypatch, recognizer_command, *words) == 0
     assert read_card("critic/critic.safetensors")["metrics"]["unseen_people"] == {"photos": 2, "people": 1}
 
@@ -453,6 +471,7 @@ def test_a_training_that_begins_anew_has_a_log_of_its_own(world, monkeypatch):
         (gan_command, ["--discriminator=features"], "expected --critic=FILE for a discriminator of features"),
         (gan_command, ["--minutes=-1"], "expected minutes in [0, 1e6], got -1"),
         (gan_command, ["--eye=nowhere.safetensors"], "nowhere.safetensors"),
+        (gan_command, ["--features=mobilefacenet", "--photos=few"], "expected 6 photos or more a side"),
     ],
 )
 def test_a_mistake_is_one_line(command, words, message, world, monkeypatch, capsys):

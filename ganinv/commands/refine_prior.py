@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
-from ganinv.commands.measure_prior import find_source, load_networks, read_took_part
+from ganinv.commands.measure_prior import find_source, load_networks, load_real, read_took_part, split_specs
 from ganinv.commands.opening import open_named
-from ganinv.commands.training_output import claim_output, describe_cost, hash_pixels, keep_prior, watched
+from ganinv.commands.training_output import MEASURED, claim_output, describe_cost, hash_pixels, keep_prior, watched
 
 # what a card says of the prior's form, which stays, and of what holds for the refined one too; the rest is of before
 FORM = (
@@ -58,28 +58,24 @@ def run(config: RefinePrior) -> None:
 
     world, device = open_world(config.world), cli.choose_device(config.device)
     out, share = Path(config.out or f"runs/{world.name}-refined"), (0.0, HELD_OUT[0])
-    settings, critics = choose_settings(config, device), split(config.critic)
+    settings, critics = choose_settings(config, device), split_specs(config.critic)
     place = Path(config.prior or world.file("prior"))
     prior = check_refinable(load_generator(config.prior or str(place), device))
     claim_output(out, out / "prior.safetensors", resume=config.resume)
     # now: a wrong one must not cost a training
     took_part = [*critics, *read_took_part(place)]
-    networks = load_networks([*split(config.eye), *split(config.features)], device, took_part=took_part)
+    networks = load_networks([*split_specs(config.eye), *split_specs(config.features)], device, took_part=took_part)
     frozen = [load_features(spec, device) for spec in critics]
     source = find_source(config.photos or f"data/{world.name}", world)
     photos = load_pictures(source, prior.resolution, share)
+    real = load_real(source, prior.resolution, MEASURED) if networks else None
     with watched(config, settings, photos, out, "refining") as callbacks:
         refined = refine_prior(settings, prior, photos, frozen, out, device=device, resume=config.resume, **callbacks)
     card = describe(config, settings, place, photos, share, refined, device)
     file = out / "prior.safetensors"
-    keep_prior(file, refined.weights, card, networks, source, device, lr_mlp=prior.mapping.net[0].lr_mul)
+    keep_prior(file, refined.weights, card, networks, real, device, lr_mlp=prior.mapping.net[0].lr_mul)
     cost = card["refined"]["cost"]
     print(f"{file}: {cost['pictures_shown']} samples shown in {cost['seconds']} s; --generator={file} searches it")
-
-
-def split(specs: str) -> list[str]:
-    """Returns what stands between the commas."""
-    return [spec for spec in specs.split(",") if spec]
 
 
 def choose_settings(config: RefinePrior, device):
@@ -88,7 +84,7 @@ def choose_settings(config: RefinePrior, device):
 
     config = dataclasses.replace(config, precision=cli.choose_training_precision(config.precision, device))
     cli.check_training(config)
-    if not split(config.critic):
+    if not split_specs(config.critic):
         raise ValueError(
             "expected --critic=FILE, frozen networks in whose features samples are brought to photos, got none; "
             "docs/priors.md names two"
@@ -104,7 +100,7 @@ def describe(config: RefinePrior, settings, place: Path, photos, share: tuple[fl
     seen = describe_photos(len(photos), len(photos.names), hash_range=share)
     named = old.get("networks") if isinstance(old.get("networks"), Mapping) else {}
     # of one that was refined before, all that took part are named
-    critics = list(dict.fromkeys([*split(str(named.get("refined", ""))), *split(config.critic)]))
+    critics = list(dict.fromkeys([*split_specs(str(named.get("refined", ""))), *split_specs(config.critic)]))
     return {name: old[name] for name in SHARED if name in old} | {
         "role": "prior",
         "command": cli.name_command("refine_prior"),

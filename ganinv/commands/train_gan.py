@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from ganinv import cli
-from ganinv.commands.measure_prior import find_source, load_networks
+from ganinv.commands.measure_prior import find_source, load_networks, load_real, read_took_part, split_specs
 from ganinv.commands.opening import open_named
-from ganinv.commands.training_output import claim_output, describe_cost, hash_pixels, keep_prior, register_output, watched
+from ganinv.commands.training_output import (
+    MEASURED,
+    claim_output,
+    describe_cost,
+    hash_pixels,
+    keep_prior,
+    register_output,
+    watched,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,18 +66,31 @@ def run(config: TrainGan) -> None:
     settings = choose_settings(config, world, device)
     claim_output(out, out / "prior.safetensors", resume=config.resume)
     # now: a wrong one must not cost a training
-    networks = load_networks(
-        [*filter(None, [config.eye, *config.features.split(",")])], device, took_part=config.critic.split(",")
-    )
-    features = load_features(config.critic, device) if config.critic else None
+    critics, before = split_specs(config.critic), find_before(config.start)
+    specs = [*split_specs(config.eye), *split_specs(config.features)]
+    networks = load_networks(specs, device, took_part=[*critics, *before])
+    features = load_features(",".join(critics), device) if critics else None
     source = find_source(config.photos or f"data/{world.name}", world)
     photos = load_pictures(source, settings.resolution, share)
+    real = load_real(source, settings.resolution, MEASURED) if networks else None
     trained = train(config, settings, photos, features, device, out)
-    card = describe(config, settings, photos, share, trained, device)
+    taught = {"critic": ",".join(critics), "start": ",".join(before)}
+    card = describe(settings, photos, share, taught, trained, device)
     file = out / "prior.safetensors"
-    keep_prior(file, trained.weights, card, networks, source, device)
+    keep_prior(file, trained.weights, card, networks, real, device)
     register_output(world, "prior", file)
     print(f"{file}: {card['cost']['pictures_shown']} pictures shown in {card['cost']['seconds']} s")
+
+
+def find_before(start: str) -> list[str]:
+    """Returns the networks that took part in the training with whose state another begins, as the card beside it says.
+
+    Where there is no such card, a line on stderr says so.
+    """
+    prior = Path(start).with_name("prior.safetensors") if start else None
+    if prior and not prior.is_file():
+        print(f"{start}: no {prior.name} beside it says which networks took part; measure with none of them", file=sys.stderr)
+    return read_took_part(prior) if prior else []
 
 
 def choose_settings(config: TrainGan, world, device):
@@ -101,8 +123,11 @@ def train(config: TrainGan, settings, photos, features, device, out: Path):
         )  # fmt: skip
 
 
-def describe(config: TrainGan, settings, photos, share: tuple[float, float], trained, device) -> dict:
-    """Returns the card of a trained prior, yet without what it measures."""
+def describe(settings, photos, share: tuple[float, float], taught: dict[str, str], trained, device) -> dict:
+    """Returns the card of a trained prior, yet without what it measures.
+
+    taught: the networks that took part, with commas between, by how they did.
+    """
     from ganinv.weights.cards import describe_photos
 
     public = describe_photos(len(photos), len(photos.names), hash_range=share)
@@ -111,7 +136,7 @@ def describe(config: TrainGan, settings, photos, share: tuple[float, float], tra
         "command": cli.name_command("train_gan"),
         "data": {"public": public, "sha256": hash_pixels(photos)},
         "training": dataclasses.asdict(settings),
-        "networks": {"critic": config.critic} if config.critic else {},
+        "networks": {how: specs for how, specs in taught.items() if specs},
         "cost": describe_cost(trained, settings, device),
         "seed": settings.seed,
         "metrics": {},

@@ -102,20 +102,19 @@ def describe_cost(trained, settings, device) -> dict:
     }
 
 
-def keep_prior(file: Path, weights: Mapping, card: dict, networks: Mapping, source: Path, device, **options) -> None:
+def keep_prior(file: Path, weights: Mapping, card: dict, networks: Mapping, real, device, **options) -> None:
     """Writes a trained prior with its card, and what networks measure of it, which is printed too.
 
-    networks: by name; of none, nothing is measured. source: of photos, a part of which is held out. options: of save_prior.
+    networks: by name; of none, nothing is measured. real: RealPhotos to measure with. options: of save_prior.
     """
     from ganinv.attack.config import AttackConfig
-    from ganinv.commands.measure_prior import load_real, measure, tell_quality
+    from ganinv.commands.measure_prior import measure, tell_quality
     from ganinv.priors.loading import load_generator
     from ganinv.priors.stylegan2_pytorch_files import save_prior
 
     save_prior(file, weights, card, **options)
     if networks:
         generator = load_generator(str(file), device)  # measured as it is kept, rounded
-        real = load_real(source, generator.resolution, MEASURED)
         psis = tuple(sorted({1.0, AttackConfig().psi}, reverse=True))
         card["metrics"] = measure(generator, networks, real, file.parent, psis, card["seed"])
         save_prior(file, weights, card, **options)

@@ -24,6 +24,7 @@ from ganinv.metrics.scores import nearest_similarity
 from ganinv.metrics.sets import density_coverage, frechet_distance, precision_recall
 from ganinv.photos import Photos, hash_photos, unit_hash
 
+LEAST = 6  # photos a side: a row needs five others for its density and coverage
 FOUND = 0.9  # probability from which MTCNN is taken to have found a face
 DETECTED = 500  # samples that it looks at, one at a time
 BATCH = 100
@@ -40,6 +41,24 @@ class RealPhotos:
     held_out: Photos
     seen: Photos
     bank: Photos
+
+
+def check_real(photos: RealPhotos, source: object) -> None:
+    """Raises: ValueError when nothing can be measured with photos of a source: too few, or most of the held-out in it too."""
+    count, people = len(photos.held_out), len(photos.held_out.person.unique())
+    if count < LEAST or people < 2:
+        got = f"{count} a side, of {people} held-out people"
+        raise ValueError(f"expected {LEAST} photos or more a side to measure a prior, of 2 people, got {got}; add people")
+    known = {digest_pixels(one) for one in photos.bank.pixels}
+    same = [photos.held_out.files[row] for row, one in enumerate(photos.held_out.pixels) if digest_pixels(one) in known]
+    if 2 * len(same) > count:
+        got = f"{len(same)} of {count} that lie in {source} too, such as {same[0]}"
+        raise ValueError(f"expected held-out photos that nothing was trained on, got {got}; leave them out of one of the two")
+
+
+def digest_pixels(pixels: torch.Tensor) -> bytes:
+    """Returns the SHA-256 of one picture's pixels."""
+    return hashlib.sha256(pixels.numpy().tobytes()).digest()
 
 
 @torch.no_grad()
