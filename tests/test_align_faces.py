@@ -139,10 +139,13 @@ def test_the_command_ends_with_0_and_one_line(tmp_path, monkeypatch, capsys):
         ({"out": "photos/ada/out"}, "outside --photos"),
         ({"photos": "nowhere"}, "which is no folder"),
         ({"photos": "photos/ada"}, "photos in sub-folders"),
+        ({"photos": "gap"}, "expected photos in .*gap/bob, got none; add some, or remove the folder"),
     ],
 )
 def test_mistakes_are_named(changes, match, tmp_path):
     write(tmp_path, "ada/a.png", draw((60, 60), (5, 5, 25, 25)))
+    (tmp_path / "gap/bob").mkdir(parents=True)
+    (tmp_path / "gap/ada").symlink_to(tmp_path / "photos/ada")
     changes = {name: tmp_path / value if isinstance(value, str) else value for name, value in changes.items()}
     with pytest.raises(ValueError, match=match):
         run(make_config(tmp_path, **changes))

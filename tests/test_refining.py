@@ -434,6 +434,7 @@ def world(people, tmp_path, monkeypatch) -> World:
     for name, model in (
         ("critic", make_critic()),
         ("eye", CosineRecognizer("squeezenet1_1", num_identities=0, embedding_dim=4, input_size=32)),
+        ("alexnet", CosineRecognizer("alexnet_trunk", num_identities=0, embedding_dim=4, input_size=64)),
     ):
         save_recognizer(model.eval(), f"{name}.safetensors", {"role": "verifier"})
     return world
@@ -490,6 +491,7 @@ def test_a_prior_that_is_refined_twice_names_all_networks_that_took_part(world, 
             "expected a vgg_trunk, an alexnet_trunk or a resnet18 to see with, got squeezenet1_1",
         ),
         (["--critic=nowhere.safetensors"], "nowhere.safetensors"),
+        (["--critic=alexnet.safetensors"], "large enough for the networks of --critic, got 16 px; pass another --critic"),
         (["--prior=people"], "expected a prior of stylegan2-pytorch to refine, got RenderedPeople"),
         (["--prior=nowhere.safetensors"], "nowhere.safetensors"),
         (["--prior=critic.safetensors"], "critic.safetensors"),

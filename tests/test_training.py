@@ -295,6 +295,8 @@ def world(people, tmp_path, monkeypatch) -> World:
     register(monkeypatch, world, tmp_path)
     (tmp_path / "data").symlink_to(people)
     write_people(tmp_path / "few", 6, photos=1, side=SIDE)
+    alexnet = CosineRecognizer("alexnet_trunk", num_identities=0, embedding_dim=8, input_size=64).eval()
+    save_recognizer(alexnet, "small.safetensors", {"role": "critic"})  # blind below 31 px
     return world
 
 
@@ -471,6 +473,16 @@ def test_a_training_that_begins_anew_has_a_log_of_its_own(world, monkeypatch):
         (gan_command, ["--discriminator=features"], "expected --critic=FILE for a discriminator of features"),
         (gan_command, ["--minutes=-1"], "expected minutes in [0, 1e6], got -1"),
         (gan_command, ["--eye=nowhere.safetensors"], "nowhere.safetensors"),
+        (
+            gan_command,
+            ["--critic=small.safetensors"],
+            "large enough for the networks of --critic, got 16 px; pass another --critic",
+        ),
+        (
+            gan_command,
+            ["--critic=small.safetensors", "--discriminator=features", "--batch=1"],
+            "expected a batch of 2 or more",
+        ),
         (gan_command, ["--features=mobilefacenet", "--photos=few"], "expected 6 photos or more a side"),
     ],
 )

@@ -81,7 +81,7 @@ def run(config: AlignFaces) -> None:
 def list_photos(folder: Path) -> list[Path]:
     """Returns the files of every sub-folder, in order of name; hidden ones are passed over.
 
-    Raises: ValueError when the folder is none, or holds no sub-folder with a file.
+    Raises: ValueError when the folder is none, holds no sub-folder with a file, or one without.
     """
     if not folder.is_dir():
         raise ValueError(
@@ -89,11 +89,15 @@ def list_photos(folder: Path) -> list[Path]:
             "; make FOLDER/PERSON/PHOTO and pass --photos=FOLDER"
         )
     people = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [path for person in people for path in sorted(person.iterdir())]
-    files = [path for path in files if path.is_file() and not path.name.startswith(".")]
-    if not files:
+    photos = {
+        person: [path for path in sorted(person.iterdir()) if path.is_file() and not path.name.startswith(".")]
+        for person in people
+    }
+    if not any(photos.values()):
         raise ValueError(f"expected photos in sub-folders of {folder}, one per person, got none; make FOLDER/PERSON/PHOTO")
-    return files
+    if empty := [person for person, files in photos.items() if not files]:  # whoever comes next would get their number
+        raise ValueError(f"expected photos in {empty[0]}, got none; add some, or remove the folder")
+    return [path for files in photos.values() for path in files]
 
 
 def make_detector(device) -> Callable[[Image.Image], list[Box]]:

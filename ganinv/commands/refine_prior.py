@@ -50,7 +50,7 @@ class RefinePrior:
 def run(config: RefinePrior) -> None:
     """Refines, writes the averaged weights with their card, and measures them."""
     from ganinv.priors.loading import load_generator
-    from ganinv.training.frozen_features import load_features
+    from ganinv.training.frozen_features import check_sight, load_features
     from ganinv.training.pictures import load_pictures
     from ganinv.training.recipes import HELD_OUT
     from ganinv.training.refining import check_refinable, refine_prior
@@ -66,6 +66,8 @@ def run(config: RefinePrior) -> None:
     took_part = [*critics, *read_took_part(place)]
     networks = load_networks([*split_specs(config.eye), *split_specs(config.features)], device, took_part=took_part)
     frozen = [load_features(spec, device) for spec in critics]
+    for network in frozen:
+        check_sight(network, prior.resolution, device)
     source = find_source(config.photos or f"data/{world.name}", world)
     photos = load_pictures(source, prior.resolution, share)
     real = load_real(source, prior.resolution, MEASURED) if networks else None

@@ -56,7 +56,7 @@ class TrainGan:
 
 def run(config: TrainGan) -> None:
     """Trains, writes the averaged weights with their card, and measures them."""
-    from ganinv.training.frozen_features import load_features
+    from ganinv.training.frozen_features import check_sight, load_features
     from ganinv.training.pictures import load_pictures
     from ganinv.training.recipes import HELD_OUT
     from ganinv.worlds.world import open_world
@@ -70,6 +70,8 @@ def run(config: TrainGan) -> None:
     specs = [*split_specs(config.eye), *split_specs(config.features)]
     networks = load_networks(specs, device, took_part=[*critics, *before])
     features = load_features(",".join(critics), device) if critics else None
+    if features:
+        check_sight(features, settings.resolution, device)
     source = find_source(config.photos or f"data/{world.name}", world)
     photos = load_pictures(source, settings.resolution, share)
     real = load_real(source, settings.resolution, MEASURED) if networks else None
@@ -109,6 +111,8 @@ def choose_settings(config: TrainGan, world, device):
         raise ValueError(
             "expected --critic=FILE for a discriminator of features, got none; pass --critic=FILE, or another --discriminator"
         )
+    if config.discriminator == "features" and config.batch < 2:
+        raise ValueError(f"expected a batch of 2 or more for a discriminator of features, got {config.batch}")
     return GanTraining(**shared | DISCRIMINATORS[config.discriminator] | {"resolution": resolution})
 
 

@@ -148,6 +148,16 @@ def load_features(spec: str, device: torch.device) -> FrozenFeatures:
     return RecognizerFeatures(load_recognizer(spec, device))
 
 
+def check_sight(features: FrozenFeatures, resolution: int, device: torch.device) -> None:
+    """Raises: ValueError when pictures of such a side are too small for frozen networks."""
+    try:
+        features.look(torch.zeros(2, 3, resolution, resolution, device=device))
+    except RuntimeError as error:  # a kernel, or a pooling, is larger than the map
+        raise ValueError(
+            f"expected pictures large enough for the networks of --critic, got {resolution} px; pass another --critic"
+        ) from error
+
+
 def measure_distance(
     features: FrozenFeatures, reconstructions: torch.Tensor, photos: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
