@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 import zipfile
@@ -232,6 +233,15 @@ def test_a_state_of_other_settings_is_refused(photos, tmp_path):
     settings = gan.GanTraining(**{**vars(GAN), "capacity": 2 * GAN.capacity})
     with pytest.raises(ValueError, match="expected the state of work with these settings"):
         gan.train_gan(settings, photos["public"], tmp_path / "a", device=CPU, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["gan of pictures", "recognizer"])
+def test_a_state_of_other_photos_is_refused(kind, photos, tmp_path):
+    train(kind, photos, tmp_path)
+    public = photos["public"]
+    others = {**photos, "public": dataclasses.replace(public, pixels=255 - public.pixels)}
+    with pytest.raises(ValueError, match="expected the state of work with these settings in .*(it is of other photos)"):
+        train(kind, others, tmp_path, resume=True)
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):

@@ -129,6 +129,12 @@ def restore(module: torch.nn.Module | torch.optim.Optimizer, state: Mapping, pat
         module.load_state_dict(state)
 
 
+def check_photos(state: Mapping, photos: str) -> None:
+    """Raises: ValueError when a training's state is of other photos than those of a hash; old ones have none."""
+    if state.get("photos", photos) != photos:
+        raise ValueError("it is of other photos")
+
+
 def append_jsonl(path: str | Path, row: Mapping) -> None:
     """Adds one JSON line to a log."""
     with open(path, "a") as file:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ganinv.photos import Photos
+from ganinv.photos import Photos, hash_photos
 from ganinv.rendered.factors import draw_people
 from ganinv.training.recognizer import RecognizerTraining, fit
 from ganinv.worlds.truth import FactorRegressor, estimate, standardise
@@ -50,7 +50,7 @@ def train_factors(
             estimates = model(images)
         return (estimates - labels).square().mean(), {}
 
-    fit(config, model, draw, lose, out, device=device, resume=resume, on_step=on_step)
+    fit(config, model, draw, lose, out, photos=hash_photos(photos), device=device, resume=resume, on_step=on_step)
     return model.eval().requires_grad_(False)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ganinv.engine.checkpoint import load_state, restore
-from ganinv.photos import Photos
+from ganinv.engine.checkpoint import check_photos, load_state, restore
+from ganinv.photos import Photos, hash_photos
 from ganinv.priors.stylegan2_pytorch import build_networks, num_layers
 from ganinv.priors.stylegan2_pytorch_form import run_generator
 from ganinv.training.critics import Critics, build_feature_discriminator
@@ -113,6 +113,7 @@ class Trainer:
     def __init__(self, config: GanTraining, photos: Photos, features: FrozenFeatures | None, device: torch.device):
         torch.manual_seed(config.seed)
         self.config, self.photos, self.device = config, photos, device
+        self.photos_hash = hash_photos(photos)
         self.layers = num_layers(config.resolution)
         self.mapping, self.synthesis = (net.to(device) for net in build_networks(config.resolution, config.capacity))
         self.z_dim = self.mapping.net[0].weight.shape[1]
@@ -167,10 +168,12 @@ class Trainer:
         """Returns all that a training needs to go on from a step."""
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
         states = {name: module.state_dict() for name, module in self.modules().items()}
-        return states | {"optimizers": optimizers, "random": self.generator.get_state(), "step": step}
+        random = self.generator.get_state()
+        return states | {"optimizers": optimizers, "random": random, "photos": self.photos_hash, "step": step}
 
     def restore(self, state: dict, file: Path) -> int:
-        """Takes up a state, and returns the step that comes next. Raises: ValueError when it is of other settings."""
+        """Takes up a state, and returns the step that comes next. Raises: ValueError when it is of other work."""
+        check_photos(state, self.photos_hash)
         for name, module in self.modules().items():
             restore(module, state.get(name, {}), file)
         for name, optimizer in self.optimizers.items():

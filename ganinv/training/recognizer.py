@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganinv.attack.transforms import Chain, Cutout, RandomAffine, RandomBlur, RandomLight
-from ganinv.engine.checkpoint import append_jsonl, load_state, of_these_settings, save_state, truncate_jsonl
-from ganinv.photos import Photos
+from ganinv.engine.checkpoint import append_jsonl, check_photos, load_state, of_these_settings, save_state, truncate_jsonl
+from ganinv.photos import Photos, hash_photos
 from ganinv.recognizers.cosine import CosineRecognizer
 from ganinv.training.schedule import tell_pace
 
@@ -134,7 +134,8 @@ def train_recognizer(
         return loss, {"top1": (cosines.argmax(1) == labels).float().mean()}
 
     draw = partial(draw_batch, sets, sizes)
-    fit(config, model, draw, lose, out, device=device, resume=resume, on_step=on_step, on_plan=on_plan)
+    hashed = " ".join(map(hash_photos, sets))
+    fit(config, model, draw, lose, out, photos=hashed, device=device, resume=resume, on_step=on_step, on_plan=on_plan)
     return keep_identities(model, len(users.names) if users is not None else 0)
 
 
@@ -151,6 +152,7 @@ def fit(
     lose: Callable[[torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, dict[str, torch.Tensor]]],
     out: Path,
     *,
+    photos: str,
     device: torch.device,
     resume: bool,
     on_step: Callable[[dict], None],
@@ -158,9 +160,10 @@ def fit(
 ) -> None:
     """Trains a model in place with AdamW on augmented batches, and leaves it in train mode.
 
-    draw: images [B,3,R,R] and their labels; lose: (images, labels, step) -> a loss, and what else to log.
-    The state is written to out/state.safetensors on a clock, the log to out/steps.jsonl; resume goes on from them to the
-    bit. on_plan: is told after three steps, in a line, how long the rest will take.
+    draw: images [B,3,R,R] and their labels; lose: (images, labels, step) -> a loss, and what else to log; photos: the hash
+    of those that are drawn. The state is written to out/state.safetensors on a clock, the log to out/steps.jsonl; resume
+    goes on from them to the bit, with the same photos. on_plan: is told after three steps, in a line, how long the rest
+    will take.
     """
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay)
     generator = torch.Generator().manual_seed(config.seed)
@@ -169,6 +172,7 @@ def fit(
     if resume:
         state = load_state(state_file)
         with of_these_settings(state_file):
+            check_photos(state, photos)
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             generator.set_state(state["generator"])
@@ -202,6 +206,7 @@ def fit(
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "generator": generator.get_state(),
+                    "photos": photos,
                     "step": step + 1,
                 },
             )
