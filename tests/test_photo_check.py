@@ -23,6 +23,7 @@ from ganinv.recognizers.callable import CallableRecognizer
 from ganinv.recognizers.preprocessing import IMAGENET
 from ganinv.recognizers.templates import load_gallery
 from ganinv.worlds import photo_check
+from ganinv.worlds.assets import load_own_photos
 from ganinv.worlds.photo_check import LEAST, check_photos, find_cycles
 from ganinv.worlds.world import read_identities
 from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main
@@ -190,6 +191,23 @@ def test_code_is_tried_with_changed_pictures(colours, photos):
 
     called = photo_check.try_photos(CallableRecognizer(code, torch.rand(2, 3, SIDE, SIDE)), *read(photos))
     assert "if fed values in [0,1]" in called.problem and called.advice == "mend its code"
+
+    others = make_target(choose_colours(24)[12:])
+    called = CallableRecognizer(lambda images: others(images).logits, torch.rand(2, 3, SIDE, SIDE))
+    assert photo_check.try_photos(called, *read(photos)).advice.startswith("mend size, range, mean and std in its code, or")
+    assert check_photos(others, photos).advice.startswith("mend size, range, mean and std on its card, or in ganinv.wrap, or")
+
+
+def test_folders_that_are_passed_over_are_told(colours, photos, capsys):
+    target = make_target(colours)
+    names = name_users(12)
+    photos.joinpath("p07").rename(photos / "P07")
+    own = load_own_photos(photos, SIDE, target.num_identities, names, [0, 1])
+    assert own.person.unique().tolist() == [*range(7), *range(8, 12)]
+    assert f"{photos}: 1 sub-folders are passed over, such as P07: no user is named so" in capsys.readouterr().err
+    photos.joinpath("P07").rename(photos / "p07")
+    load_own_photos(photos, SIDE, target.num_identities, names, [0, 1])
+    assert "passed over" not in capsys.readouterr().err
 
 
 def read(folder):

@@ -142,6 +142,11 @@ def load_own_photos(
         raise ValueError(
             f"expected sub-folders of {photos} named as the target's users, such as {show(names[0])}, got none; rename them"
         )
+    if strangers := [name for name in people if name not in theirs]:
+        print(
+            f"{photos}: {len(strangers)} sub-folders are passed over, such as {show(strangers[0])}: no user is named so",
+            file=sys.stderr,
+        )
     number = torch.tensor([row for row, name in enumerate(names) if name in people])
     own = load_photos(theirs, resolution)
     return dataclasses.replace(own, person=number[own.person], names=tuple(names))
