@@ -66,7 +66,9 @@ def list_people(root: str | Path) -> dict[str, list[Path]]:
         people[folder.name] = [path for path in inside if images.is_picture(path)]
         others += [path for path in inside if not images.is_picture(path)]
         if not people[folder.name]:
-            raise ValueError(f"expected photos ({', '.join(images.SUFFIXES)}) in {folder}, got none; remove the folder")
+            deeper = any(path.is_dir() for path in inside)
+            got = f"folders; is {folder} the folder to pass?" if deeper else "none; add photos, or take the folder out"
+            raise ValueError(f"expected photos ({', '.join(images.SUFFIXES)}) in {folder}, got {got}")
     if not people:
         raise ValueError(
             f"expected a folder with one sub-folder per person, got {root}, which has none; make FOLDER/PERSON/PHOTO"

@@ -20,6 +20,7 @@ from ganinv.reports.comparison_table import (
     format_table,
 )
 from ganinv.reports.markdown import format_csv_rows, format_rows
+from ganinv.studies.run_comparison import show_users
 
 
 def squeeze(text: str) -> str:
@@ -28,7 +29,7 @@ def squeeze(text: str) -> str:
 
 
 def make_run(name: str, scores: list[float], *, seed: int = 0, absent: dict | None = None, **changes) -> Run:
-    """Returns a run whose target_score are the scores; changes: of config, or world, identities, weights, method."""
+    """Returns a run whose target_score are the scores; changes: of config, or of report and provenance by their keys."""
     identities = changes.pop("identities", list(range(len(scores))))
     rows = [{"identity": i, "target_score": score} for i, score in zip(identities, scores, strict=True)]
     report = {
@@ -41,8 +42,11 @@ def make_run(name: str, scores: list[float], *, seed: int = 0, absent: dict | No
         "cost": {"seconds": 10.0 + seed},
         "absent": {"lpips": "no trunk"} if absent is None else absent,
     }
+    if judges := changes.pop("judges", None):
+        report["judges"] = [{"name": name, "knows_users": name == "judge"} for name in judges]
+    photos = {"photos": changes.pop("references")} if "references" in changes else {}
     weights = {role: {"file": role, "sha256": digest} for role, digest in changes.pop("weights", {}).items()}
-    provenance = {"argv": ["/home/me/ganinv/scripts/latent_attack.py", f"--seed={seed}"], "weights": weights}
+    provenance = {"argv": ["/home/me/ganinv/scripts/latent_attack.py", f"--seed={seed}"], "weights": weights, **photos}
     config = {"space": "w", "seed": seed, "optim": {"lr": 0.1}, "label": "", **changes}
     return Run(Path(name), report, config, provenance)
 
@@ -92,6 +96,29 @@ def test_labels_are_the_given_one_or_method_and_variant():
 def test_runs_that_cannot_be_compared_are_refused(other, message):
     with pytest.raises(ValueError, match=message):
         group_runs([make_run("a", [0.0, 0.1], weights={"judge": "1" * 64}), other])
+
+
+@pytest.mark.parametrize(
+    "ours, theirs, message",
+    [
+        ({"judges": ["sface", "dlib"]}, {"judges": ["dlib"]}, "the same judge, got sface in a and dlib in b"),
+        ({"references": "1" * 64}, {"references": "2" * 64}, "the same reference photos, got 1{12} in a and 2{12} in b"),
+        ({"references": "1" * 64}, {"weights": {"references": "2" * 64}}, "the same reference photos"),  # others' users
+    ],
+)
+def test_runs_of_other_judges_or_photos_are_refused(ours, theirs, message):
+    with pytest.raises(ValueError, match=message):
+        group_runs([make_run("a", [0.0, 0.1], **ours), make_run("b", [0.0, 0.1], seed=1, **theirs)])
+    group_runs([make_run("a", [0.0, 0.1], **ours), make_run("b", [0.0, 0.1], seed=1)])  # nobody judged that one
+    more = {"judges": ["sface", "mobilefacenet"]} if "judges" in ours else ours  # whose numbers are not compared
+    group_runs([make_run("a", [0.0, 0.1], **ours), make_run("b", [0.0, 0.1], seed=1, **more)])
+
+
+def test_no_photo_of_the_worlds_users_stands_beside_others():
+    theirs = make_run("a", [0.0, 0.1], weights={"references": "1" * 64})
+    shown = show_users("synthetic", [0, 1], [theirs])
+    assert [photo.shape for photo in shown] == [(64, 64, 3)] * 2
+    assert show_users("synthetic", [0, 1], [theirs, make_run("b", [0.0, 0.1], references="2" * 64)]) is None
 
 
 def test_no_run_is_refused():

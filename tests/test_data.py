@@ -77,7 +77,10 @@ def test_folders_that_are_none_are_named(tmp_path):
     with pytest.raises(ValueError, match="which has none"):
         list_people(tmp_path)
     (tmp_path / "a").mkdir()
-    with pytest.raises(ValueError, match="expected photos .* in .*a, got none"):
+    with pytest.raises(ValueError, match="expected photos .* in .*a, got none; add photos"):
+        list_people(tmp_path)
+    (tmp_path / "a" / "Ada").mkdir()
+    with pytest.raises(ValueError, match="in .*a, got folders; is .*a the folder to pass"):
         list_people(tmp_path)
     with pytest.raises(ValueError, match="expected a split among"):
         split_photos([], "validation")

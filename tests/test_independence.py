@@ -92,6 +92,16 @@ def test_a_judge_with_the_targets_weights_is_refused():
         check_independent(target, [Judge("judge", headed, True)])
 
 
+def test_one_network_is_not_two_judges():
+    once, again, headed, other = network(1), network(1), network(3, head=80), network(2)
+    headed[0] = again[0]
+    for name, copy in (("first", other), ("second", again), ("second", headed)):  # named twice, copied, with another head
+        with pytest.raises(ValueError, match=f"share no weights, got first and {name}, which are one network"):
+            check_independent(network(0), [Judge("first", once, False), Judge(name, copy, False)])
+    check_independent(network(0), [Judge("first", once, False), Judge("second", other, False)])
+
+
 def test_tensors_that_start_equal_are_no_sign():
     alike = [nn.Sequential(network(seed), nn.LayerNorm(5000)) for seed in (0, 1)]  # the norm's are ones and zeros
     check_independent(alike[0], [Judge("judge", alike[1], True)])
+    check_independent(network(2), [Judge(str(number), model, True) for number, model in enumerate(alike)])

@@ -12,6 +12,7 @@ import pytest
 
 import ganinv
 from ganinv.attack.config import LATENT, MODERN, TEMPLATE
+from ganinv.reports import report
 from tests.toys import toy_world
 
 
@@ -50,6 +51,31 @@ def test_settings_of_parts_and_unknown_ones():
         ganinv.PixelAttack("black")
     with pytest.raises(ValueError, match="expected start pictures for the variant white-box"):
         ganinv.PixelAttack("white-box")(toy_world()[1], [0])
+
+
+def test_a_world_of_other_users_judges_nobody():
+    prior, target, _ = toy_world()
+    result = ganinv.LatentAttack(steps=1, candidates=4, restarts=1, final_transforms=1)(prior, target, [0, 1])
+    world = ganinv.load_world("synthetic")
+    with pytest.raises(ValueError, match="of the 100 users of the world synthetic, got one of .* others, .*prior="):
+        ganinv.judge(result, target, world=world)
+    report.check_users(world, world.target, [0, 99])
+    for names, fits in (("000000", "000001"), True), (("Ada", "Bob"), False):  # the first of the world's, and others
+        target.names, target.num_identities = names, 2
+        if fits:
+            report.check_users(world, target, [0, 1])
+            continue
+        with pytest.raises(ValueError, match="got one of 2 others"):
+            report.check_users(world, target, [0, 1])
+
+
+def test_what_is_no_list_is_told():
+    prior, target, _ = toy_world()
+    for identities in (3, ["Ada"]):
+        with pytest.raises(ValueError, match="expected identities as numbers of users, such as .0, 1., got"):
+            ganinv.LatentAttack(steps=1)(prior, target, identities)
+    with pytest.raises(ValueError, match="expected a list of judges, got the text 'sface'; pass .'sface'."):
+        ganinv.judge(None, target, judges="sface")
 
 
 def test_both_attacks_find_the_pictures_of_a_toy_target():

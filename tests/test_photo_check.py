@@ -23,6 +23,7 @@ from ganinv.recognizers.callable import CallableRecognizer
 from ganinv.recognizers.preprocessing import IMAGENET
 from ganinv.recognizers.templates import load_gallery
 from ganinv.worlds import photo_check
+from ganinv.worlds.assets import load_own_photos, tell_enrolled
 from ganinv.worlds.photo_check import LEAST, check_photos, find_cycles
 from ganinv.worlds.world import read_identities
 from tests.tiny_world import BRIEF, NAME, make_tiny_world, register, run_main
@@ -190,6 +191,36 @@ def test_code_is_tried_with_changed_pictures(colours, photos):
 
     called = photo_check.try_photos(CallableRecognizer(code, torch.rand(2, 3, SIDE, SIDE)), *read(photos))
     assert "if fed values in [0,1]" in called.problem and called.advice == "mend its code"
+
+    others = make_target(choose_colours(24)[12:])
+    called = CallableRecognizer(lambda images: others(images).logits, torch.rand(2, 3, SIDE, SIDE))
+    assert photo_check.try_photos(called, *read(photos)).advice.startswith("mend size, range, mean and std in its code, or")
+    assert check_photos(others, photos).advice.startswith("mend size, range, mean and std on its card, or in ganinv.wrap, or")
+
+
+def test_photos_that_were_enrolled_are_no_references(colours, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("ganinv.recognizers.gallery.check_face", lambda name, files: None)
+    target = ganinv.wrap(Embeds().eval(), size=SIDE, output="embeddings").enroll(photos)
+    others = write_photos(tmp_path / "others", colours[:2] + 0.01, name_users(2))
+    shutil.copy(photos / "p00" / "0.png", others / "p00" / "copy.png")
+    tell_enrolled(target, others)
+    assert f"{others}: 1 of 9 photos were enrolled, too" in capsys.readouterr().err
+    (others / "p00" / "copy.png").unlink()
+    tell_enrolled(target, others)
+    tell_enrolled(make_target(colours), photos)  # a classifier, which enrolled nobody
+    assert capsys.readouterr().err == ""
+
+
+def test_folders_that_are_passed_over_are_told(colours, photos, capsys):
+    target = make_target(colours)
+    names = name_users(12)
+    photos.joinpath("p07").rename(photos / "P07")
+    own = load_own_photos(photos, SIDE, target.num_identities, names, [0, 1])
+    assert own.person.unique().tolist() == [*range(7), *range(8, 12)]
+    assert f"{photos}: 1 sub-folders are passed over, such as P07: no user is named so" in capsys.readouterr().err
+    photos.joinpath("P07").rename(photos / "p07")
+    load_own_photos(photos, SIDE, target.num_identities, names, [0, 1])
+    assert "passed over" not in capsys.readouterr().err
 
 
 def read(folder):

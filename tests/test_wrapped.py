@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -52,6 +53,12 @@ def test_the_default_range_is_minus_one_to_one_and_channels_are_kept_apart():
     red[:, 0] = 1
     wrap(network, size=SIDE, channels="BGR", value_range=(0, 255), mean=0.0, std=1.0, output="logits")(red)
     assert network.fed.mean((0, 2, 3)).tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array, torch.tensor])
+def test_mean_and_std_may_be_what_a_caller_has(make):
+    target = wrap(Answer().eval(), size=SIDE, mean=make([0.1, 0.2, 0.3]), std=make([0.5, 0.6, 0.7]))
+    assert target.preprocessing.mean == pytest.approx((0.1, 0.2, 0.3)) and target.preprocessing.std[2] == pytest.approx(0.7)
 
 
 def test_probabilities_and_cosines_become_logits():

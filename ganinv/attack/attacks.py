@@ -124,7 +124,10 @@ def try_first(
     target: Recognizer, identities: Iterable[int], photos: str | Path | None, resolution: int, force: bool
 ) -> tuple[int, ...]:
     """Returns the identities after trying the target on photos, where there are any. Raises: ValueError, see require."""
-    identities = tuple(int(identity) for identity in identities)
+    try:
+        identities = tuple(int(identity) for identity in identities)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected identities as numbers of users, such as [0, 1], got {identities!r}") from error
     if photos is not None and not force:
         check_photos(target, photos, identities, resolution=resolution).require()
     return identities

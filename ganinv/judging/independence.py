@@ -88,14 +88,23 @@ def share_public(judge: Mapping, other: Mapping, name: str) -> dict:
 
 
 def check_independent(target: object, judges: Sequence[Judge]) -> None:
-    """Raises ValueError when a judge holds weights of the target: what would be measured is the target's own opinion.
+    """Raises ValueError when a judge holds weights of the target, whose own opinion would be measured, or of another judge.
 
+    Two judges must agree that a user is given away, and one that is named twice always agrees with itself.
     Compared are the values of all tensors but small ones, so that a copy under another name, or a new head on the
     target's trunk, is found. Code that is no module has no tensors to compare.
     """
     theirs = hash_weights(target)
+    before: list[tuple[Judge, set[str]]] = []
     for judge in judges:
         ours = hash_weights(judge.recognizer)
+        for other, held in before:
+            if judge.name == other.name or ours & held:
+                raise ValueError(
+                    f"expected judges that share no weights, got {other.name} and {judge.name}, which are one network or "
+                    "parts of it; name one of them, or judge by networks trained apart"
+                )
+        before.append((judge, ours))
         if shared := len(ours & theirs):
             raise ValueError(
                 f"expected judges that share no weights with the target, got {shared} of {len(ours)} weight tensors of "

@@ -265,8 +265,8 @@ def check_embeds(network: Recognizer) -> None:
     users = network.num_identities
     if users is not None and getattr(network, "only_classifies", False):
         raise ValueError(
-            f"expected a network that embeds, to enrol users in, got a classifier of {users} users; attack it as it is, or "
-            "have it give (embeddings, logits)"
+            f"expected a network that embeds, to enrol users in, got a classifier of {users} users; attack it as it is, or, "
+            "where its numbers are an embedding, say output=embeddings on its card, or return (embeddings, None) from code"
         )
     if users is not None:
         log.warning("users are enrolled by the embeddings of the network; its own head of %d classes is unused", users)

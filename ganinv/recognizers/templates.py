@@ -11,6 +11,7 @@ Several embeddings of one name are averaged. All are read as data: no pickle is 
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -165,7 +166,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # without the mark that some editors put first
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"expected a file of names in {path}, got none that can be read ({first_line(error)}); check the path"
@@ -182,8 +183,10 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
         if isinstance(said, dict) and sorted(said.values(), key=str) == sorted(range(len(said)), key=str):
             said = sorted(said, key=said.get)
         names = said if isinstance(said, list) and all(isinstance(name, str) for name in said) else []
-    if not names or len(set(names)) < len(names):
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if not names or twice:
+        got = f"{show(twice[0])} twice" if twice else "something else"
         raise ValueError(
-            f"expected every user's name once, or {{name: 0, 1, ...}}, in {path}, got something else; see docs/recognizers.md"
+            f"expected every user's name once, or {{name: 0, 1, ...}}, in {path}, got {got}; see docs/recognizers.md"
         )
     return tuple(names)

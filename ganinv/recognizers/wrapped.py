@@ -85,8 +85,8 @@ def wrap(
     if channels not in CHANNELS:
         raise ValueError(f"expected channels among {', '.join(CHANNELS)}, got {channels!r}")
     per_channel = [
-        tuple(map(float, value)) if isinstance(value, Sequence) else (float(value),) * CHANNELS[channels]
-        for value in (mean, std)
+        tuple(numbers.tolist()) if numbers.ndim else (numbers.item(),) * CHANNELS[channels]
+        for numbers in (torch.as_tensor(value, dtype=torch.float64) for value in (mean, std))
     ]
     preprocessing = Preprocessing(size=size, range=value_range, mean=per_channel[0], std=per_channel[1], channels=channels)
     wrapped = WrappedModule(module.requires_grad_(False), preprocessing, output or "logits", scale).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ def group_runs(runs: Sequence[Run]) -> list[Method]:
 
     Methods of one label get what sets them apart behind it: "latent w (psi=0.5)".
     Raises: ValueError without runs, when two runs are of one method and seed, or when they cannot be compared: other
-    worlds, identities, or weights of judges.
+    worlds, identities, judges, weights of judges or reference photos.
     """
     check_comparable(runs)
     groups: dict[tuple, list[Run]] = {}
@@ -98,6 +99,31 @@ def check_comparable(runs: Sequence[Run]) -> None:
                     f"expected runs judged with the same weights, got another {role} in {run.folder} than in "
                     f"{known[0][1].folder}; run one of them again"
                 )
+    for what, find in JUDGED.items():
+        known = [(found, run) for run in runs if (found := find(run))]
+        for found, run in known[1:]:
+            if found != known[0][0]:
+                raise ValueError(
+                    f"expected runs of the same {what}, got {known[0][0]} in {known[0][1].folder} and {found} in "
+                    f"{run.folder}; compare them apart"
+                )
+
+
+def find_judge(run: Run, *, knows_users: bool) -> str:
+    """Returns the name of the judge whose numbers a run reports, "" where there is none: the first of its kind."""
+    return next((judge["name"] for judge in run.report.get("judges", ()) if judge["knows_users"] == knows_users), "")
+
+
+def find_references(run: Run) -> str:
+    """Returns the head of the SHA-256 of the photos that a run was judged by, the world's or one's own, "" without any."""
+    return find_hash(run, "references") or (run.provenance.get("photos") or "")[:12]
+
+
+JUDGED = {  # what gives the numbers, beside weights: words -> what finds it, "" where a run has none
+    "judge": partial(find_judge, knows_users=False),
+    "judge who knows the users": partial(find_judge, knows_users=True),
+    "reference photos": find_references,
+}
 
 
 def find_label(run: Run) -> str:

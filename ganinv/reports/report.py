@@ -98,14 +98,18 @@ def judge(
     Does it leak? ...
 
     Raises: ValueError for a judge that shares weights with the target, for photos of another number of users, or a target
-    that does not name them.
+    that does not name them; for a world that has other users than the target.
     """
+    if isinstance(judges, str):
+        raise ValueError(f"expected a list of judges, got the text {judges!r}; pass [{judges!r}]")
     device = find_device(target)
     resolution = result.images.shape[-1]
     given = judges if judges is not None else world.judges if world else []
     home = world or load_world(HOME, device)
     named = [home.find_judge(judge) if isinstance(judge, str) else judge for judge in given]
     check_independent(target, named)
+    if world is not None:
+        check_users(world, target, result.identities)
     if references is None and world is not None:
         references = show_references(world, result.identities, named)
     check, names = photo_check, getattr(target, "names", ())
@@ -134,6 +138,17 @@ def judge(
         queries=result.queries, beside=describe_search(result) | describe_target(names, result.identities, check),
     )  # fmt: skip
     return Report(content, result, judgement)
+
+
+def check_users(world: World, target: Recognizer, identities: Sequence[int]) -> None:
+    """Raises: ValueError where a target has another number of users than a world, or users of other names."""
+    theirs, count, names = len(world.identities), target.num_identities, getattr(target, "names", ())
+    if not theirs or (world.knows("", identities, names) if names else count in (None, theirs)):
+        return
+    raise ValueError(
+        f"expected a target of the {theirs} users of the world {world.name}, got one of {count} others, whom its references "
+        "do not show; leave world out, and pass prior=world.prior, judges=world.judges and references=FOLDER"
+    )
 
 
 def show_references(world: World, identities: Sequence[int], judges: Sequence[Judge]) -> References | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,7 @@ def compare_runs(config) -> None:
     users = methods[0].runs[0].report["identities"]
     pictures = [[read_picture(method.runs[0].folder, user) for user in users] for method in methods]
     labels = [method.label for method in methods]
-    if (photos := show_users(world, users)) is not None:
+    if (photos := show_users(world, users, runs)) is not None:
         labels, pictures = ["a photo of the user", *labels], [photos, *pictures]
     differences = pair_methods(methods, config.against, config.power)
     told = format_differences(differences, config.power)
@@ -100,8 +100,13 @@ def read_picture(folder: Path, user: int):
     return np.asarray(open_picture(folder / "images" / f"{user}_0.png"))
 
 
-def show_users(world: str, users: list[int]) -> list | None:
-    """Returns a reference photo of each user, uint8 [R,R,3], in a world where nobody is real; None in any other."""
+def show_users(world: str, users: list[int], runs: Sequence[Run]) -> list | None:
+    """Returns a reference photo of each user, uint8 [R,R,3], in a world where nobody is real; None in any other.
+
+    Runs of a target of one's own, whose users are others under the same numbers, are not judged by the world's references.
+    """
+    if not all("references" in run.provenance.get("weights", {}) for run in runs):
+        return None
     try:
         found = find_world(world)
     except ValueError:  # the runs may come from a machine with other worlds

@@ -17,6 +17,7 @@ from ganinv.photos import Photos, list_people, load_photos, sort_names
 from ganinv.recognizers.adapters import weight_file
 from ganinv.recognizers.templates import load_gallery, read_classes
 from ganinv.weights.checkpoints import find_checkpoint
+from ganinv.weights.files import sha256_file
 from ganinv.weights.quoting import show
 from ganinv.worlds.references import Judge, References
 from ganinv.worlds.truth import Truth
@@ -90,6 +91,7 @@ def load_assets(
     if photos and not known:
         own = load_own_photos(photos, world.resolution, model.num_identities, names, identities)
         references, names = References.from_photos(own, judges, device), own.names
+        tell_enrolled(model, photos)
     elif photos and references is None:
         references = References.from_photos(load_references(world, photos), judges, device)
     elif photos:
@@ -142,9 +144,26 @@ def load_own_photos(
         raise ValueError(
             f"expected sub-folders of {photos} named as the target's users, such as {show(names[0])}, got none; rename them"
         )
+    if strangers := [name for name in people if name not in theirs]:
+        print(
+            f"{photos}: {len(strangers)} sub-folders are passed over, such as {show(strangers[0])}: no user is named so",
+            file=sys.stderr,
+        )
     number = torch.tensor([row for row, name in enumerate(names) if name in people])
     own = load_photos(theirs, resolution)
     return dataclasses.replace(own, person=number[own.person], names=tuple(names))
+
+
+def tell_enrolled(target: nn.Module, photos: str | Path) -> None:
+    """Says on stderr how many photos of a folder the users of a target were enrolled with: they are no references."""
+    enrolled = {sha256_file(file) for files in (getattr(target, "enrolled", None) or {}).values() for file in files}
+    shown = [file for files in list_people(photos).values() for file in files] if enrolled else []
+    if again := sum(sha256_file(file) in enrolled for file in shown):
+        print(
+            f"{photos}: {again} of {len(shown)} photos were enrolled, too: they say little of how the target names its "
+            "users, and type I and II are alike; pass others",
+            file=sys.stderr,
+        )
 
 
 def find_names(photos: str | Path, people: Mapping[str, Sequence[Path]], num_identities: int | None) -> Sequence[str]:

@@ -184,7 +184,7 @@ def find_problem(
     if few:
         return (
             f"{counts}: preprocessing or the order of people is wrong, or it does not know them",
-            "mend size, range, mean and std on its card, or pass --classes=FILE",
+            f"{advise_mending(target)}, or pass --classes=FILE",
         )
     if check.accepted is not None and check.accepted < LEAST * check.photos:
         told = f"accepts {check.accepted} at its threshold {check.threshold:g}: threshold or preprocessing is wrong"
@@ -293,7 +293,7 @@ def list_feedings(target: Recognizer) -> dict[str, Callable[[torch.Tensor, Photo
     """
     holder = find_holder(target)
     if holder is None:
-        if getattr(getattr(target, "network", target), "facts", None) is not None:
+        if is_published(target):
             return {}
         return {
             words: lambda rows, photos, feed=feed: ask(target, photos, rows, feed=feed)["named"]
@@ -322,6 +322,19 @@ def advise(target: Recognizer, words: str) -> str:
     now, other = (dataclasses.asdict(one) for one in (holder.preprocessing, vary(holder.preprocessing)[words]))
     said = json.dumps({name: value for name, value in other.items() if value != now[name]})
     return f'say {{"preprocessing": {said}}} on the card beside its weights, or so in ganinv.wrap'
+
+
+def advise_mending(target: Recognizer) -> str:
+    """Returns what to mend where a target is fed wrongly, nobody knows how."""
+    if is_published(target):
+        return "cut the faces out as align_faces.py does"
+    place = "in its code" if find_holder(target) is None else "on its card, or in ganinv.wrap"
+    return f"mend size, range, mean and std {place}"
+
+
+def is_published(target: Recognizer) -> bool:
+    """Says whether a target is, or enrols users in, a published network, which is fed as its publishers say."""
+    return getattr(getattr(target, "network", target), "facts", None) is not None
 
 
 def find_holder(target: Recognizer) -> object | None:
