@@ -95,8 +95,13 @@ def test_a_judge_with_the_targets_weights_is_refused():
 def test_one_network_is_not_two_judges():
     once, again, headed, other = network(1), network(1), network(3, head=80), network(2)
     headed[0] = again[0]
-    for name, copy in (("first", other), ("second", again), ("second", headed)):  # named twice, copied, with another head
-        with pytest.raises(ValueError, match=f"share no weights, got first and {name}, which are one network"):
+    shared = "share no weights, got first and second, which are one network"
+    for name, copy, match in (
+        ("first", other, "of different names, got first twice"),
+        ("second", again, shared),
+        ("second", headed, shared),  # another head
+    ):
+        with pytest.raises(ValueError, match=match):
             check_independent(network(0), [Judge("first", once, False), Judge(name, copy, False)])
     check_independent(network(0), [Judge("first", once, False), Judge("second", other, False)])
 

@@ -99,7 +99,9 @@ def check_independent(target: object, judges: Sequence[Judge]) -> None:
     for judge in judges:
         ours = hash_weights(judge.recognizer)
         for other, held in before:
-            if judge.name == other.name or ours & held:
+            if judge.name == other.name:
+                raise ValueError(f"expected judges of different names, got {judge.name} twice; name each once")
+            if ours & held:
                 raise ValueError(
                     f"expected judges that share no weights, got {other.name} and {judge.name}, which are one network or "
                     "parts of it; name one of them, or judge by networks trained apart"
