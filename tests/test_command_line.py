@@ -143,6 +143,13 @@ def test_errors_become_one_line_and_a_code(error, code, capsys):
     assert err.startswith("error: ") and err.count("\n") == 1
 
 
+def test_freed_memory_is_kept_from_before_a_run(monkeypatch):
+    done = []
+    monkeypatch.setattr(cli, "keep_memory", lambda: done.append("kept"))
+    cli.main(Config, lambda config: done.append("run"), [])
+    assert done == ["kept", "run"]
+
+
 def test_a_bug_keeps_its_traceback():
     def run(config):
         raise KeyError("bug")

@@ -16,7 +16,8 @@ from ganinv.attack.offline import attack as run_search
 from ganinv.attack.result import AttackResult
 from ganinv.attack.spread import Spread, Workers
 from ganinv.attack.start import draw_probes
-from ganinv.engine.precision import choose_precision, keep_memory, ready_recognizer
+from ganinv.engine.allocation import keep_memory
+from ganinv.engine.precision import choose_precision, ready_recognizer
 from ganinv.interfaces import Generator, Recognizer
 from ganinv.recognizers.recognize import find_device
 from ganinv.worlds.photo_check import check_photos

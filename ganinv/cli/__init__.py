@@ -29,6 +29,7 @@ from ganinv.cli.checks import (
 from ganinv.cli.composed import FLAT, expand_home, flatten, override
 from ganinv.cli.help import SCREEN, format_help
 from ganinv.cli.parsing import parse, take_dry_run
+from ganinv.engine.allocation import keep_memory
 from ganinv.engine.files import plain
 from ganinv.errors import FaultError, find_code
 from ganinv.ranges import check_ranges
@@ -98,6 +99,7 @@ def main(
         if dry_run:
             print(json.dumps(plain(flatten(config)) | plain(plan(config)), indent=2))
             return
+        keep_memory()
         run(config)
         sys.stdout.flush()
     except BrokenPipeError as error:  # whoever read the output, such as head, has left

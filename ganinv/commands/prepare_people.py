@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from ganinv import cli
+from ganinv.engine.allocation import keep_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,6 @@ def run(config: PreparePeople) -> None:
 def use_one_thread() -> None:
     """Keeps a process among several to one thread, and to the memory that it has taken once."""
     import torch
-
-    from ganinv.engine.precision import keep_memory
 
     torch.set_num_threads(1)
     keep_memory()

@@ -8,7 +8,6 @@ judges and metrics are float32.
 from __future__ import annotations
 
 import copy
-import ctypes
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -34,18 +33,6 @@ FOLDED = {nn.Conv2d: (nn.BatchNorm2d, fuse_conv_bn_eval), nn.Linear: (nn.BatchNo
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
 log = logging.getLogger(__name__)
-
-
-def keep_memory() -> None:
-    """Makes glibc keep freed blocks for the next step; another C library is left as it is.
-
-    It otherwise gives blocks of megabytes back and asks for them again in every step, whose pages are then cleared one by
-    one: a seventh of a step of 40 candidates, for a twentieth more memory at the peak.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-4, 0)  # M_MMAP_MAX: no block has pages of its own
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap does not shrink
 
 
 # ---- the target's form

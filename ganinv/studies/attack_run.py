@@ -23,7 +23,7 @@ from ganinv.attack.start import draw_probes
 from ganinv.attributes.probes import load_probes
 from ganinv.engine.checkpoint import drop_state
 from ganinv.engine.cluster import RayWorkers
-from ganinv.engine.precision import Choice, choose_precision, keep_memory, ready_recognizer
+from ganinv.engine.precision import Choice, choose_precision, ready_recognizer
 from ganinv.engine.progress import open_bar
 from ganinv.engine.signals import StoppedError, held_signals
 from ganinv.interfaces import Goal
@@ -247,7 +247,6 @@ def search(job: Job, config, folder: RunFolder, tracker: Tracker, schedule: InTu
     """Returns the result of a job after writing it; a killed job can be resumed from its folder."""
     attack, options = job.attack, job.options
     state = folder.load_state() if options.resume else None
-    keep_memory()
     target = ready_recognizer(job.assets.target, job.assets.world.resolution, job.device)
     choice = choose_forms(job, target)
     if not options.resume:
