@@ -9,8 +9,8 @@ def keep_memory() -> None:
     """Makes glibc keep freed blocks for the next step; another C library is left as it is.
 
     It otherwise gives blocks of megabytes back and asks for them again in every step, whose pages are then cleared one by
-    one: a seventh of a step of 40 candidates, for a twentieth more memory at the peak. On a virtual machine that gives
-    freed pages back to its host it can be two thirds of the time.
+    one: a seventh of a step of 40 candidates, for a twentieth more memory at the peak. It costs most on
+    a virtual machine that gives freed pages back to its host.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
